@@ -1,0 +1,50 @@
+# A thin index over the console script `autonvis`; `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test test-rust test-slow lint format bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.rust  ## virtual environment, pinned dependencies, Rust build
+
+$(VENV)/.python: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python >= 3.11 is needed, {v.major}.{v.minor} found: set PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo 'cannot create $(VENV): on Debian, apt-get install python3-venv' >&2; exit 1; }
+	@echo 'installing the pinned Python dependencies'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.rust: $(VENV)/.python $(RUST_SOURCES)
+	@command -v cargo >/dev/null || { echo 'cargo is needed: install a stable Rust toolchain' >&2; exit 1; }
+	@echo 'building rust_core'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./rust_core
+	@touch $@
+
+lock:  ## renew constraints.txt from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --quiet -o constraints.txt
+
+test: setup test-rust  ## all fast tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-rust: setup
+	cargo test --quiet --release
+
+lint: setup  ## ruff, mypy, stubtest, clippy, formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest rust_core
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+
+format: setup  ## ruff and cargo fmt
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cargo fmt

@@ -1,0 +1,3 @@
+"""The assimilation kernel of AutoNVIS, compiled from Rust."""
+
+__version__: str

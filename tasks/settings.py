@@ -1,0 +1,95 @@
+"""Every setting of the system: one class, read from `AUTONVIS_*` environment variables."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "AUTONVIS_"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, missing or malformed; the message names it."""
+
+
+class Settings(BaseSettings):
+    """Settings of one AutoNVIS system; two systems with two `home`s and ports never meet."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    home: Path = Field(Path("var"), description="Root of everything the system writes.")
+    lake: Path | None = Field(None, description="Root of the Parquet lake; default HOME/lake.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL of the catalog; default SQLite in HOME.")
+
+    mqtt_url: str | None = Field(
+        None, description="mqtt://user:password@host:port of the broker; default: one that `autonvis up` starts."
+    )
+    mqtt_client_id: str = Field("autonvis-land", description="Client id of the landing consumer's persistent session.")
+    mqtt_drain_messages: int = Field(20_000, ge=1, description="Messages at most per drain of the queue.")
+    mqtt_drain_s: float = Field(60.0, gt=0, description="Seconds at most per drain of the queue.")
+
+    gateway_host: str = Field("127.0.0.1", description="Address the HTTP landing zone listens on.")
+    gateway_port: int = Field(8002, ge=0, le=65_535, description="Port of the HTTP landing zone; 0 takes a free one.")
+
+    prefect_port: int = Field(4200, ge=0, le=65_535, description="Port of the Prefect server; 0 takes a free one.")
+
+    cycle_minutes: int = Field(15, ge=1, le=60, description="Minutes between cycles.")
+    grid_step_deg: float = Field(1.0, gt=0, le=10, description="Grid spacing of the analysis in degrees.")
+    region: str = Field("global", description="`global`, or `south,west,north,east` in degrees.")
+    kernel_config: Path | None = Field(None, description="Kernel configuration TOML; default: the one shipped.")
+    threads: int = Field(0, ge=0, description="Threads of the kernel; 0 takes all cores.")
+
+    max_future_s: float = Field(300.0, ge=0, description="Seconds an observation may lie in the future (clock offset).")
+    max_age_d: float = Field(36_500.0, gt=0, description="Days after which an observation is refused as stale.")
+
+    sources: str = Field("", description="Pull sources of the live system, comma separated: giro, swpc.")
+    giro_url: str = Field("https://lgdc.uml.edu/fastchar/getbest", description="GIRO FastChar service.")
+    giro_stations: str = Field("", description="URSI codes to pull from GIRO, comma separated.")
+    swpc_url: str = Field("https://services.swpc.noaa.gov", description="Root of NOAA SWPC's services.")
+    http_timeout_s: float = Field(20.0, gt=0, description="Timeout of one pull request in seconds.")
+    http_pace_s: float = Field(2.0, ge=0, description="Seconds between two requests to one host.")
+
+    @property
+    def lake_root(self) -> Path:
+        return self.lake if self.lake is not None else self.home / "lake"
+
+    @property
+    def catalog_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'catalog.db'}"
+
+    @property
+    def spool_root(self) -> Path:
+        return self.home / "spool"
+
+    @property
+    def products_root(self) -> Path:
+        return self.home / "products"
+
+    @property
+    def log_root(self) -> Path:
+        return self.home / "logs"
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        SettingsError: an `AUTONVIS_*` variable is unknown or its value is not accepted.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    try:
+        return Settings()  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']} (got {item['input']!r})"
+            for item in error.errors()
+        )
+        raise SettingsError(problems) from error
