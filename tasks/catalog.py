@@ -1,0 +1,444 @@
+"""The catalog: sounders and their history, credentials, batches, cycles and where each source was left.
+
+SQLite in the system's home by default, PostgreSQL by URL. The row written here is the commit point of a
+batch or a cycle: files are published first, the row last, so a crash between the two is repaired by a rerun.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from alembic.util.exc import CommandError
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    ForeignKey,
+    Integer,
+    NullPool,
+    String,
+    Text,
+    TypeDecorator,
+    create_engine,
+    event,
+    make_url,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from tasks.settings import Settings
+
+BUSY_TIMEOUT_MS = 30_000  # a writer waits for another this long; catalog transactions take milliseconds
+CREDENTIAL_BYTES = 32  # 256 random bits: a fast hash is enough at rest, nothing can be guessed
+MIGRATIONS = Path(__file__).with_name("catalog_migrations")
+ADVISORY_LOCKS = {"migration": 0x41_56_01, "curation": 0x41_56_02}  # "AV" + number, unique per database
+
+
+class CatalogError(RuntimeError):
+    """The catalog cannot be opened or used; the message names the address without its password."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python on every database; SQLite itself keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"time {value.isoformat()} carries no zone; give aware UTC")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all catalog tables."""
+
+
+class Sounder(Base):
+    """One row per sounder with its present metadata; what it was before is in `sounder_versions`."""
+
+    __tablename__ = "sounders"
+
+    sounder_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(Text)
+    latitude_deg: Mapped[float | None] = mapped_column(Float)
+    longitude_deg: Mapped[float | None] = mapped_column(Float)
+    altitude_m: Mapped[float | None] = mapped_column(Float)
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
+    registered_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    version: Mapped[int] = mapped_column(Integer)
+
+
+class SounderVersion(Base):
+    """What a sounder said of itself from `valid_from` until the next version."""
+
+    __tablename__ = "sounder_versions"
+
+    sounder_id: Mapped[str] = mapped_column(ForeignKey("sounders.sounder_id"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(Text)
+    latitude_deg: Mapped[float | None] = mapped_column(Float)
+    longitude_deg: Mapped[float | None] = mapped_column(Float)
+    altitude_m: Mapped[float | None] = mapped_column(Float)
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
+    valid_from: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Credential(Base):
+    """A submission credential; only its hash is stored."""
+
+    __tablename__ = "credentials"
+
+    credential_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sounder_id: Mapped[str] = mapped_column(ForeignKey("sounders.sounder_id"), index=True)
+    issued_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    is_revoked: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class Batch(Base):
+    """One landed batch of raw records; `curated` once its rows are in the lake or in quarantine."""
+
+    __tablename__ = "batches"
+
+    batch_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    path: Mapped[str] = mapped_column(Text)
+    counts: Mapped[dict[str, int]] = mapped_column(JSON)
+    files: Mapped[list[str]] = mapped_column(JSON)
+    contract_versions: Mapped[dict[str, str]] = mapped_column(JSON)
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Cycle(Base):
+    """One nowcast cycle: what went in (hashes), what came out (files), and its own account (metadata)."""
+
+    __tablename__ = "cycles"
+
+    cycle_id: Mapped[str] = mapped_column(String(96), primary_key=True)
+    valid_time: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    available_until: Mapped[datetime] = mapped_column(UtcDateTime)
+    config_hash: Mapped[str] = mapped_column(String(64))
+    inputs_hash: Mapped[str] = mapped_column(String(64))
+    effective_ig12: Mapped[float | None] = mapped_column(Float)
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
+    files: Mapped[list[str]] = mapped_column(JSON)
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class SourceCursor(Base):
+    """The time up to which a pull source has been fetched, per station or series."""
+
+    __tablename__ = "source_cursors"
+
+    source: Mapped[str] = mapped_column(String(32), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    fetched_until: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+def open_catalog(settings: Settings) -> Engine:
+    """Engine of the catalog, created and migrated to the newest schema; one engine per address and process.
+
+    Raises:
+        CatalogError: the database cannot be reached, or was written by a newer release.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return _open(settings.catalog_url)
+
+
+def register_sounder(
+    engine: Engine,
+    sounder_id: str,
+    *,
+    kind: str,
+    name: str = "",
+    latitude_deg: float | None = None,
+    longitude_deg: float | None = None,
+    altitude_m: float | None = None,
+    details: Mapping[str, Any] | None = None,
+    now: datetime,
+    issue_credential: bool = True,
+) -> str | None:
+    """Register a sounder or record its changed metadata as a new version of its history.
+
+    Returns:
+        A new credential, shown only this once, for a sounder that has none; otherwise None. Rotating is
+        `issue_credential`, a decision of its own, so that whoever knows an id cannot fetch its credential.
+    """
+    described = {
+        "kind": kind,
+        "name": name,
+        "latitude_deg": latitude_deg,
+        "longitude_deg": longitude_deg,
+        "altitude_m": altitude_m,
+        "details": dict(details or {}),
+    }
+    with Session(engine) as session, session.begin():
+        sounder = session.get(Sounder, sounder_id)
+        if sounder is None:
+            sounder = Sounder(
+                sounder_id=sounder_id, registered_at=now, changed_at=now, version=1, **described
+            )
+            session.add(sounder)
+            session.flush()
+            session.add(SounderVersion(sounder_id=sounder_id, version=1, valid_from=now, **described))
+        elif any(getattr(sounder, field) != value for field, value in described.items()):
+            for field, value in described.items():
+                setattr(sounder, field, value)
+            sounder.version += 1
+            sounder.changed_at = now
+            session.add(
+                SounderVersion(sounder_id=sounder_id, version=sounder.version, valid_from=now, **described)
+            )
+        has_credential = session.scalars(
+            select(Credential).where(Credential.sounder_id == sounder_id, Credential.is_revoked.is_(False))
+        ).first()
+        if not issue_credential or has_credential is not None:
+            return None
+        return _add_credential(session, sounder_id, now)
+
+
+def issue_credential(engine: Engine, sounder_id: str, *, now: datetime) -> str:
+    """Revoke the sounder's credentials and return a new one, shown only this once.
+
+    Raises:
+        ValueError: the sounder is not registered.
+    """
+    with Session(engine) as session, session.begin():
+        if session.get(Sounder, sounder_id) is None:
+            raise ValueError(f"sounder_id: {sounder_id!r} is not registered")
+        session.execute(update(Credential).where(Credential.sounder_id == sounder_id).values(is_revoked=True))
+        return _add_credential(session, sounder_id, now)
+
+
+def check_credential(engine: Engine, sounder_id: str, credential: str) -> bool:
+    """Whether the credential is a valid one of this sounder; compared in constant time."""
+    offered = _hash(credential)
+    with Session(engine.execution_options(is_reading=True)) as session:
+        stored = session.scalars(
+            select(Credential.credential_hash).where(
+                Credential.sounder_id == sounder_id, Credential.is_revoked.is_(False)
+            )
+        ).all()
+    matches = [hmac.compare_digest(offered, candidate) for candidate in stored or ["0" * len(offered)]]
+    return any(matches)
+
+
+def get_sounder(engine: Engine, sounder_id: str) -> Sounder | None:
+    """The sounder's present metadata, detached from the session."""
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        return session.get(Sounder, sounder_id)
+
+
+def sounder_history(engine: Engine, sounder_id: str) -> list[SounderVersion]:
+    """All versions of a sounder's metadata, oldest first."""
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        query = select(SounderVersion).where(SounderVersion.sounder_id == sounder_id)
+        return list(session.scalars(query.order_by(SounderVersion.version)))
+
+
+def record_batch(
+    engine: Engine,
+    batch_id: str,
+    *,
+    state: str,
+    path: str,
+    counts: Mapping[str, int],
+    files: Sequence[str],
+    contract_versions: Mapping[str, str],
+    now: datetime,
+) -> None:
+    """Write or rewrite a batch's row: the commit point of its curation. `state` is landed or curated."""
+    row = Batch(
+        batch_id=batch_id,
+        state=state,
+        path=path,
+        counts=dict(counts),
+        files=list(files),
+        contract_versions=dict(contract_versions),
+        recorded_at=now,
+    )
+    with Session(engine) as session, session.begin():
+        session.merge(row)
+
+
+def batches(engine: Engine, *, state: str | None = None) -> list[Batch]:
+    """The recorded batches in order of their id (which begins with their UTC time)."""
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        query = select(Batch).order_by(Batch.batch_id)
+        return list(session.scalars(query if state is None else query.where(Batch.state == state)))
+
+
+def curated_ids(engine: Engine) -> set[str]:
+    """Ids of the batches whose curation is committed."""
+    with Session(engine.execution_options(is_reading=True)) as session:
+        return set(session.scalars(select(Batch.batch_id).where(Batch.state == "curated")))
+
+
+def record_cycle(
+    engine: Engine,
+    cycle_id: str,
+    *,
+    valid_time: datetime,
+    available_until: datetime,
+    config_hash: str,
+    inputs_hash: str,
+    effective_ig12: float | None,
+    details: Mapping[str, Any],
+    files: Sequence[str],
+    now: datetime,
+) -> None:
+    """Write or rewrite a cycle's row: its commit point. `details` must be JSON."""
+    row = Cycle(
+        cycle_id=cycle_id,
+        valid_time=valid_time,
+        available_until=available_until,
+        config_hash=config_hash,
+        inputs_hash=inputs_hash,
+        effective_ig12=effective_ig12,
+        details=dict(details),
+        files=list(files),
+        recorded_at=now,
+    )
+    with Session(engine) as session, session.begin():
+        session.merge(row)
+
+
+def cycles(engine: Engine, *, start: datetime | None = None, end: datetime | None = None) -> list[Cycle]:
+    """The recorded cycles with valid time in [start, end], in order of valid time."""
+    query = select(Cycle).order_by(Cycle.valid_time, Cycle.cycle_id)
+    query = query if start is None else query.where(Cycle.valid_time >= start)
+    query = query if end is None else query.where(Cycle.valid_time <= end)
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        return list(session.scalars(query))
+
+
+def get_cursor(engine: Engine, source: str, key: str) -> datetime | None:
+    """The time up to which this series of a source has been fetched, None before the first fetch."""
+    with Session(engine.execution_options(is_reading=True)) as session:
+        row = session.get(SourceCursor, (source, key))
+        return None if row is None else row.fetched_until
+
+
+def put_cursor(engine: Engine, source: str, key: str, fetched_until: datetime) -> None:
+    """Remember the time up to which this series of a source has been fetched and landed."""
+    with Session(engine) as session, session.begin():
+        session.merge(SourceCursor(source=source, key=key, fetched_until=fetched_until))
+
+
+@lru_cache(maxsize=8)
+def _open(address: str) -> Engine:
+    url = make_url(address)
+    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _server(url)
+    try:
+        _migrate(engine)
+    except (DatabaseError, CommandError) as error:
+        engine.dispose()
+        shown = url.render_as_string(hide_password=True)
+        reason = error.orig if isinstance(error, DatabaseError) else f"it is of another release: {error}"
+        raise CatalogError(f"the catalog {shown} cannot be opened: {reason}") from error
+    return engine
+
+
+def _sqlite(url: URL) -> Engine:
+    # One connection per use: safe across forks, no descriptors held between transactions.
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, so DDL belongs to them too
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer must take its lock at once: a reader that turns writer fails without waiting.
+        is_reading = connection.get_execution_options().get("is_reading", False)
+        connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _server(url: URL) -> Engine:
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    return create_engine(url, pool_pre_ping=True)
+
+
+def _migrate(engine: Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    with engine.connect().execution_options(is_reading=True) as connection:
+        if MigrationContext.configure(connection).get_current_revision() == newest:
+            return
+    with exclusive(engine, "migration"), engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def exclusive(engine: Engine, purpose: str) -> Iterator[None]:
+    """Hold a lock named in `ADVISORY_LOCKS` across processes (hosts, with PostgreSQL); waits for it."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCKS[purpose]})
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCKS[purpose]})
+        return
+    path = Path(f"{engine.url.database}.{purpose}.lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _add_credential(session: Session, sounder_id: str, now: datetime) -> str:
+    credential = secrets.token_urlsafe(CREDENTIAL_BYTES)
+    session.add(Credential(credential_hash=_hash(credential), sounder_id=sounder_id, issued_at=now))
+    return credential
+
+
+def _hash(credential: str) -> str:
+    return hashlib.sha256(credential.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Alembic migrations of the catalog; `tasks.catalog.open_catalog` runs them."""
