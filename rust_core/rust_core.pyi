@@ -1,3 +1,136 @@
 """The assimilation kernel of AutoNVIS, compiled from Rust."""
 
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Analysis", "CovarianceTerm", "__version__", "screen_observations"]
+
 __version__: str
+
+@final
+class CovarianceTerm:
+    """One separable term of the background covariance, between places in quasi-dipole coordinates.
+
+    Args:
+        spatial: `matern32`, `matern52`, `gaussian` (all with `zonal_km` >= `meridional_km`), or `station`
+            (the same station only; not part of the mapped field).
+        temporal: `ou`, `matern32`, `gaussian`, or `diurnal` (period 24 h with exponential memory
+            `time_scale_h` and a daily peak `phase_scale_h` wide).
+        sd: prior standard deviation in the unit of the innovations.
+
+    Raises:
+        ValueError: an argument is unknown, missing or outside its range.
+    """
+
+    def __new__(
+        cls,
+        spatial: str,
+        temporal: str,
+        *,
+        sd: float,
+        time_scale_h: float,
+        zonal_km: float | None = None,
+        meridional_km: float | None = None,
+        phase_scale_h: float | None = None,
+    ) -> CovarianceTerm: ...
+
+@final
+class Analysis:
+    """Exact Gaussian-process analysis of m observations at S stations (4-D optimal interpolation).
+
+    Solves S = HBH' + R once; results are bit-identical for any number of threads (0 takes all cores).
+
+    Args:
+        terms: the background covariance, a sum of separable terms.
+        station_latitude_deg, station_longitude_deg: (S,) quasi-dipole coordinates in degrees.
+        station: (m,) index of each observation's station.
+        time_h: (m,) hours on any common clock.
+        innovation: (m,) observation minus background.
+        obs_error: (m,) one standard deviation.
+
+    Raises:
+        ValueError: an argument is at fault, or S is not positive definite (the message names the pair of
+            observations).
+    """
+
+    def __new__(
+        cls,
+        terms: Sequence[CovarianceTerm],
+        *,
+        station_latitude_deg: NDArray[np.float64],
+        station_longitude_deg: NDArray[np.float64],
+        station: NDArray[np.int64],
+        time_h: NDArray[np.float64],
+        innovation: NDArray[np.float64],
+        obs_error: NDArray[np.float64],
+        n_threads: int = 0,
+    ) -> Analysis: ...
+    @property
+    def n_obs(self) -> int:
+        """Number of observations m."""
+    @property
+    def chi2(self) -> float:
+        """d' S^-1 d / m: 1 when the covariances are right; NaN without observations."""
+    @property
+    def log_evidence(self) -> float:
+        """ln p(d) (Rasmussen and Williams 2006, equation 2.30)."""
+    def alpha(self) -> NDArray[np.float64]:
+        """S^-1 d, shape (m,)."""
+    def residual(self) -> NDArray[np.float64]:
+        """Observation minus analysis at every observation, shape (m,)."""
+    def predict(
+        self, latitude_deg: NDArray[np.float64], longitude_deg: NDArray[np.float64], time_h: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Increment and its sd of the mapped field at quasi-dipole points (G,) and one time."""
+    def predict_station(
+        self,
+        station: int,
+        time_h: NDArray[np.float64],
+        *,
+        is_held_out: bool = False,
+        innovation: NDArray[np.float64] | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Increment and its sd of what a station reports without error, all terms, at times (n,).
+
+        `is_held_out` leaves the station's own observations out; `innovation` (m,) replaces the innovations,
+        as when the background is made without the station too.
+        """
+    def leave_one_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Leave-one-out residual and its variance, observation error included, shapes (m,)."""
+    def leave_station_out(
+        self, station: int, innovation: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """The station's rows (n,), their residual against the other stations (n,), its covariance (n, n).
+
+        The covariance includes the observation errors; `innovation` (m,) replaces the innovations.
+        """
+    def station_information(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Degrees of freedom for signal and information gain in nats of every station, shapes (S,)."""
+
+def screen_observations(
+    terms: Sequence[CovarianceTerm],
+    *,
+    station_latitude_deg: NDArray[np.float64],
+    station_longitude_deg: NDArray[np.float64],
+    station: NDArray[np.int64],
+    time_h: NDArray[np.float64],
+    value: NDArray[np.float64],
+    innovation: NDArray[np.float64],
+    obs_error: NDArray[np.float64],
+    minimum: float,
+    maximum: float,
+    background_sd: float,
+    buddy_sd: float,
+    full_weight_sd: float,
+    n_threads: int = 0,
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Flag and weight of every observation, shapes (m,); arguments as of `Analysis`.
+
+    Flags, in the order of the checks: `physical_limits` (`value` outside `minimum`..`maximum`),
+    `background_check` (innovation beyond `background_sd` standard deviations), `buddy_check` (leave-one-out
+    score beyond `buddy_sd`, worst first), else `accepted`. Weights are 0 for stopped observations, 1 up to
+    a leave-one-out score of `full_weight_sd`, and fall as its inverse beyond (Huber 1964).
+    """

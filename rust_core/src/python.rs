@@ -1,9 +1,15 @@
 //! The only file that knows Python: converts arguments, detaches from the interpreter, calls, converts back.
 
+use numpy::ndarray::Array2;
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::analysis::{Analysis, Network, Rows};
+use crate::covariance::Term;
 use crate::error::KernelError;
+use crate::linalg::Matrix;
+use crate::quality::{Flag, Thresholds, screen};
 
 impl From<KernelError> for PyErr {
     fn from(error: KernelError) -> Self {
@@ -11,8 +17,262 @@ impl From<KernelError> for PyErr {
     }
 }
 
+// --- analysis and quality control ---------------------------------------------------------------------
+
+type Floats<'py> = PyReadonlyArray1<'py, f64>;
+
+fn floats(array: &Floats<'_>) -> Vec<f64> {
+    array.as_array().to_vec()
+}
+
+fn stations(array: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
+    array
+        .as_array()
+        .iter()
+        .map(|&value| {
+            usize::try_from(value).map_err(|_| {
+                PyValueError::new_err(format!("station must not be negative, got {value}"))
+            })
+        })
+        .collect()
+}
+
+fn square(py: Python<'_>, matrix: &Matrix) -> PyResult<Py<PyArray2<f64>>> {
+    let n = matrix.n_rows();
+    let array = Array2::from_shape_vec((n, n), matrix.as_slice().to_vec())
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok(array.into_pyarray(py).unbind())
+}
+
+#[pyclass(name = "CovarianceTerm", module = "rust_core", frozen)]
+struct PyTerm {
+    term: Term,
+    parameters: String,
+}
+
+#[pymethods]
+impl PyTerm {
+    #[new]
+    #[pyo3(signature = (spatial, temporal, *, sd, time_scale_h, zonal_km=None, meridional_km=None, phase_scale_h=None))]
+    fn new(
+        spatial: &str,
+        temporal: &str,
+        sd: f64,
+        time_scale_h: f64,
+        zonal_km: Option<f64>,
+        meridional_km: Option<f64>,
+        phase_scale_h: Option<f64>,
+    ) -> PyResult<Self> {
+        let term = Term::new(
+            spatial,
+            temporal,
+            sd,
+            time_scale_h,
+            zonal_km,
+            meridional_km,
+            phase_scale_h,
+        )?;
+        let parameters = format!("{spatial} x {temporal}, sd={sd}, time_scale_h={time_scale_h}");
+        Ok(Self { term, parameters })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("CovarianceTerm({})", self.parameters)
+    }
+}
+
+#[pyclass(name = "Analysis", module = "rust_core", frozen)]
+struct PyAnalysis {
+    analysis: Analysis,
+}
+
+#[pymethods]
+impl PyAnalysis {
+    #[new]
+    #[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, time_h, innovation, obs_error, n_threads=0))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        terms: Vec<PyRef<'_, PyTerm>>,
+        station_latitude_deg: Floats<'_>,
+        station_longitude_deg: Floats<'_>,
+        station: PyReadonlyArray1<'_, i64>,
+        time_h: Floats<'_>,
+        innovation: Floats<'_>,
+        obs_error: Floats<'_>,
+        n_threads: usize,
+    ) -> PyResult<Self> {
+        let terms = terms.iter().map(|term| term.term.clone()).collect();
+        let latitude = floats(&station_latitude_deg);
+        let longitude = floats(&station_longitude_deg);
+        let rows = Rows {
+            station: stations(&station)?,
+            time_h: floats(&time_h),
+            innovation: floats(&innovation),
+            obs_error: floats(&obs_error),
+        };
+        let analysis = py.detach(|| {
+            Analysis::new(Network::new(terms, &latitude, &longitude)?, rows, n_threads)
+        })?;
+        Ok(Self { analysis })
+    }
+
+    #[getter]
+    fn n_obs(&self) -> usize {
+        self.analysis.n_obs()
+    }
+
+    #[getter]
+    fn chi2(&self) -> f64 {
+        self.analysis.chi2()
+    }
+
+    #[getter]
+    fn log_evidence(&self) -> f64 {
+        self.analysis.log_evidence()
+    }
+
+    fn alpha<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+        self.analysis.alpha().to_vec().into_pyarray(py)
+    }
+
+    fn residual<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
+        self.analysis.residual().into_pyarray(py)
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn predict<'py>(
+        &self,
+        py: Python<'py>,
+        latitude_deg: Floats<'py>,
+        longitude_deg: Floats<'py>,
+        time_h: f64,
+    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
+        let latitude = floats(&latitude_deg);
+        let longitude = floats(&longitude_deg);
+        let estimate = py.detach(|| self.analysis.predict(&latitude, &longitude, time_h))?;
+        Ok((estimate.mean.into_pyarray(py), estimate.sd.into_pyarray(py)))
+    }
+
+    #[pyo3(signature = (station, time_h, *, is_held_out=false, innovation=None))]
+    #[allow(clippy::type_complexity)]
+    fn predict_station<'py>(
+        &self,
+        py: Python<'py>,
+        station: usize,
+        time_h: Floats<'py>,
+        is_held_out: bool,
+        innovation: Option<Floats<'py>>,
+    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
+        let time_h = floats(&time_h);
+        let innovation = innovation.as_ref().map(floats);
+        let estimate = py.detach(|| {
+            self.analysis
+                .predict_station(station, &time_h, is_held_out, innovation.as_deref())
+        })?;
+        Ok((estimate.mean.into_pyarray(py), estimate.sd.into_pyarray(py)))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn leave_one_out<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>) {
+        let (residual, variance) = self.analysis.leave_one_out();
+        (residual.into_pyarray(py), variance.into_pyarray(py))
+    }
+
+    #[pyo3(signature = (station, innovation=None))]
+    #[allow(clippy::type_complexity)]
+    fn leave_station_out<'py>(
+        &self,
+        py: Python<'py>,
+        station: usize,
+        innovation: Option<Floats<'py>>,
+    ) -> PyResult<(
+        Bound<'py, PyArray1<i64>>,
+        Bound<'py, PyArray1<f64>>,
+        Py<PyArray2<f64>>,
+    )> {
+        let innovation = innovation.as_ref().map(floats);
+        let held = py.detach(|| {
+            self.analysis
+                .leave_station_out(station, innovation.as_deref())
+        })?;
+        let rows: Vec<i64> = held.rows.iter().map(|&row| row as i64).collect();
+        Ok((
+            rows.into_pyarray(py),
+            held.residual.into_pyarray(py),
+            square(py, &held.covariance)?,
+        ))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn station_information<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
+        let (degrees, gain) = py.detach(|| self.analysis.station_information())?;
+        Ok((degrees.into_pyarray(py), gain.into_pyarray(py)))
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, time_h, value, innovation, obs_error, minimum, maximum, background_sd, buddy_sd, full_weight_sd, n_threads=0))]
+#[allow(clippy::too_many_arguments, clippy::type_complexity)]
+fn screen_observations<'py>(
+    py: Python<'py>,
+    terms: Vec<PyRef<'py, PyTerm>>,
+    station_latitude_deg: Floats<'py>,
+    station_longitude_deg: Floats<'py>,
+    station: PyReadonlyArray1<'py, i64>,
+    time_h: Floats<'py>,
+    value: Floats<'py>,
+    innovation: Floats<'py>,
+    obs_error: Floats<'py>,
+    minimum: f64,
+    maximum: f64,
+    background_sd: f64,
+    buddy_sd: f64,
+    full_weight_sd: f64,
+    n_threads: usize,
+) -> PyResult<(Vec<&'static str>, Bound<'py, PyArray1<f64>>)> {
+    let terms = terms.iter().map(|term| term.term.clone()).collect();
+    let latitude = floats(&station_latitude_deg);
+    let longitude = floats(&station_longitude_deg);
+    let value = floats(&value);
+    let rows = Rows {
+        station: stations(&station)?,
+        time_h: floats(&time_h),
+        innovation: floats(&innovation),
+        obs_error: floats(&obs_error),
+    };
+    let thresholds = Thresholds {
+        minimum,
+        maximum,
+        background_sd,
+        buddy_sd,
+        full_weight_sd,
+    };
+    let screening = py.detach(|| {
+        let network = Network::new(terms, &latitude, &longitude)?;
+        screen(&network, &rows, &value, &thresholds, n_threads)
+    })?;
+    let names = screening
+        .flag
+        .iter()
+        .map(|&flag| Flag::NAMES[flag as usize])
+        .collect();
+    Ok((names, screening.weight.into_pyarray(py)))
+}
+
+// --- end of analysis and quality control --------------------------------------------------------------
+
 #[pymodule]
 fn rust_core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<PyTerm>()?;
+    module.add_class::<PyAnalysis>()?;
+    module.add_function(wrap_pyfunction!(screen_observations, module)?)?;
     Ok(())
 }
