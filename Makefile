@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-rust test-slow lint format bench lock clean
+.PHONY: help setup demo up down test test-rust test-slow contracts lint format bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test: setup test-rust  ## all fast tests (under 10 minutes on 2 cores)
 
 test-rust: setup
 	cargo test --quiet --release
+
+contracts: setup  ## renew what is generated from data_contracts/
+	$(BIN)/python -m tasks.contracts --write
 
 # stubtest: the package that maturin wraps around the module has no stub of its own; __all__ is compared.
 lint: setup  ## ruff, mypy, stubtest, clippy, formatting

@@ -23,28 +23,43 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path("var"), description="Root of everything the system writes.")
     lake: Path | None = Field(None, description="Root of the Parquet lake; default HOME/lake.")
-    database_url: str | None = Field(None, description="SQLAlchemy URL of the catalog; default SQLite in HOME.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the catalog; default SQLite in HOME."
+    )
 
     mqtt_url: str | None = Field(
-        None, description="mqtt://user:password@host:port of the broker; default: one that `autonvis up` starts."
+        None,
+        description="mqtt://user:password@host:port of the broker; default: one that `autonvis up` starts.",
     )
-    mqtt_client_id: str = Field("autonvis-land", description="Client id of the landing consumer's persistent session.")
+    mqtt_client_id: str = Field(
+        "autonvis-land", description="Client id of the landing consumer's persistent session."
+    )
     mqtt_drain_messages: int = Field(20_000, ge=1, description="Messages at most per drain of the queue.")
     mqtt_drain_s: float = Field(60.0, gt=0, description="Seconds at most per drain of the queue.")
 
     gateway_host: str = Field("127.0.0.1", description="Address the HTTP landing zone listens on.")
-    gateway_port: int = Field(8002, ge=0, le=65_535, description="Port of the HTTP landing zone; 0 takes a free one.")
+    gateway_port: int = Field(
+        8002, ge=0, le=65_535, description="Port of the HTTP landing zone; 0 takes a free one."
+    )
 
-    prefect_port: int = Field(4200, ge=0, le=65_535, description="Port of the Prefect server; 0 takes a free one.")
+    prefect_port: int = Field(
+        4200, ge=0, le=65_535, description="Port of the Prefect server; 0 takes a free one."
+    )
 
     cycle_minutes: int = Field(15, ge=1, le=60, description="Minutes between cycles.")
     grid_step_deg: float = Field(1.0, gt=0, le=10, description="Grid spacing of the analysis in degrees.")
     region: str = Field("global", description="`global`, or `south,west,north,east` in degrees.")
-    kernel_config: Path | None = Field(None, description="Kernel configuration TOML; default: the one shipped.")
+    kernel_config: Path | None = Field(
+        None, description="Kernel configuration TOML; default: the one shipped."
+    )
     threads: int = Field(0, ge=0, description="Threads of the kernel; 0 takes all cores.")
 
-    max_future_s: float = Field(300.0, ge=0, description="Seconds an observation may lie in the future (clock offset).")
-    max_age_d: float = Field(36_500.0, gt=0, description="Days after which an observation is refused as stale.")
+    max_future_s: float = Field(
+        300.0, ge=0, description="Seconds an observation may lie in the future (clock offset)."
+    )
+    max_age_d: float = Field(
+        36_500.0, gt=0, description="Days after which an observation is refused as stale."
+    )
 
     sources: str = Field("", description="Pull sources of the live system, comma separated: giro, swpc.")
     giro_url: str = Field("https://lgdc.uml.edu/fastchar/getbest", description="GIRO FastChar service.")

@@ -1,0 +1,662 @@
+"""The data contracts of `data_contracts/`: loaded, checked and compiled.
+
+One YAML file per dataset in the Open Data Contract Standard v3.2 is the only place where a column, its unit, its range
+or a rule is written. From it come, all in this file, the pyarrow schema, the list of rules that `tasks.validation` hands
+to Great Expectations, the JSON Schema of a submission and the data dictionary. `python -m tasks.contracts --write`
+renews the generated files; `--check` (and a test) fails when they are stale or when a change breaks readers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+CONTRACT_FOLDER = Path(__file__).resolve().parents[1] / "data_contracts"
+DICTIONARY_PATH = CONTRACT_FOLDER.parent / "docs" / "data-dictionary.md"
+RELEASED_PATH = CONTRACT_FOLDER / "released.json"
+SCHEMA_FOLDER = CONTRACT_FOLDER / "schema"
+
+SUBMITTED_DATASETS: tuple[str, ...] = ("measurements", "ionograms", "indices")
+DATASETS: tuple[str, ...] = (*SUBMITTED_DATASETS, "analysis", "feedback", "verification", "quarantine")
+
+ARROW_TYPES: Mapping[str, pa.DataType] = {
+    "string": pa.string(),
+    "double": pa.float64(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "boolean": pa.bool_(),
+    "binary": pa.binary(),
+    "timestamp[us, UTC]": pa.timestamp("us", "UTC"),
+}
+
+# Great Expectations types a contract may use, and whether a failure names rows or refuses the batch. Only these have been
+# tried with their null handling, index lists and parameters; anything else stops the load.
+ROW_EXPECTATIONS = frozenset(
+    {
+        "expect_column_values_to_be_between",
+        "expect_column_values_to_be_in_set",
+        "expect_column_values_to_match_regex",
+        "expect_column_values_to_not_be_null",
+        "expect_column_value_lengths_to_be_between",
+        "expect_column_pair_values_a_to_be_greater_than_b",
+        "expect_compound_columns_to_be_unique",
+    }
+)
+BATCH_EXPECTATIONS = frozenset({"expect_column_max_to_be_between", "expect_table_row_count_to_be_between"})
+PARAMETERS = frozenset({"latest", "oldest"})  # known only when a batch is judged
+
+_COLUMN_PROPERTIES = frozenset({"unit", "filledBy", "nestedPath", "normalization"})
+_DATASET_PROPERTIES = frozenset({"meaningKey", "isSubmitted"})
+_REASON_CODE = re.compile(r"[a-z][a-z0-9_]*\Z")
+_UNSAFE_CLASSES = re.compile(r"\\[dDwWsSbBZz]")
+
+
+class ContractError(ValueError):
+    """A contract is malformed, incomplete or uses a rule nobody has tried; the message names file and place."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a dataset."""
+
+    name: str
+    physical_type: str  # a key of ARROW_TYPES
+    unit: str
+    description: str
+    nullable: bool
+    minimum: float | None = None
+    maximum: float | None = None
+    pattern: str | None = None  # ECMA style, anchored with ^ and $
+    max_length: int | None = None
+    enum: tuple[str, ...] = ()
+    enum_descriptions: tuple[str, ...] = ()
+    is_key: bool = False
+    filled_by: str = "sender"  # sender, sender_or_landing, landing
+    nested_path: tuple[str, ...] = ()
+    is_longitude: bool = False  # 0..360 is turned into -180..180 before the rules
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a dataset: a Great Expectations expectation under a stable reason code."""
+
+    code: str
+    expectation: str
+    kwargs: Mapping[str, Any]
+    columns: tuple[str, ...]
+    description: str
+    is_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A loaded contract: everything the rest of the system knows about one dataset."""
+
+    dataset: str
+    version: str
+    purpose: str
+    usage: str
+    limitations: str
+    description: str
+    owner: str
+    retention_d: int
+    service_levels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rules: tuple[Rule, ...]
+    meaning_key: tuple[str, ...] = ()
+    is_submitted: bool = False
+    _by_name: Mapping[str, Column] = field(default_factory=dict, repr=False, compare=False)
+
+    def column(self, name: str) -> Column:
+        """The column called `name`.
+
+        Raises:
+            KeyError: the dataset has no such column.
+        """
+        return self._by_name[name]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def major_version(self) -> int:
+        return int(self.version.split(".")[0])
+
+
+@lru_cache(maxsize=len(DATASETS))
+def load_contract(dataset: str) -> Contract:
+    """The contract of `dataset`, read once per process.
+
+    Raises:
+        ValueError: there is no such dataset.
+        ContractError: its file is not a valid contract.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset: {dataset!r} is unknown; known are {', '.join(DATASETS)}")
+    return parse_contract((CONTRACT_FOLDER / f"{dataset}.yaml").read_text(encoding="utf-8"), dataset)
+
+
+def parse_contract(text: str, dataset: str) -> Contract:
+    """Read the contract of `dataset` from YAML text.
+
+    Raises:
+        ContractError: the text is not ODCS, lacks something we need, or has a key, type or rule we do not know.
+    """
+    import jsonschema_rs
+    import yaml
+    from open_data_contract_standard.model import OpenDataContractStandard
+
+    where = f"data_contracts/{dataset}.yaml"
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ContractError(f"{where}: not YAML: {error}") from error
+    # The package's model drops unknown keys below the top level; its JSON Schema does not.
+    problems = [
+        f"{'.'.join(str(part) for part in error.instance_path) or 'document'}: {error.message}"
+        for error in jsonschema_rs.validator_for(_odcs_schema()).iter_errors(document)
+    ]
+    if problems:
+        raise ContractError(f"{where}: not a valid ODCS v3 contract: {'; '.join(problems[:5])}")
+    contract = OpenDataContractStandard(**document)
+    if contract.name != dataset or not contract.schema_ or len(contract.schema_) != 1:
+        raise ContractError(f"{where}: needs name {dataset!r} and exactly one schema of that name")
+    if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", contract.version or ""):
+        raise ContractError(f"{where}: version {contract.version!r} is not major.minor.patch")
+    table = contract.schema_[0]
+    properties = _custom_properties(table.customProperties, _DATASET_PROPERTIES, f"{where}: schema")
+    columns = tuple(_column(item, f"{where}: {item.name}") for item in table.properties or [])
+    by_name = {column.name: column for column in columns}
+    if not columns or len(by_name) != len(columns):
+        raise ContractError(f"{where}: has no columns, or one name twice")
+    rules = [_schema_rule(columns)]
+    for column in columns:
+        rules += _column_rules(column)
+    rules += [_quality_rule(item, by_name, f"{where}: quality {item.name}") for item in table.quality or []]
+    codes = [rule.code for rule in rules]
+    if repeated := sorted({code for code in codes if codes.count(code) > 1}):
+        raise ContractError(f"{where}: reason code used twice: {', '.join(repeated)}")
+    meaning_key = tuple(properties.get("meaningKey", ()))
+    if unknown := [name for name in meaning_key if name not in by_name]:
+        raise ContractError(f"{where}: meaningKey names unknown columns {unknown}")
+    levels = {item.property: item for item in contract.slaProperties or []}
+    if "retention" not in levels or levels["retention"].unit != "d":
+        raise ContractError(f"{where}: slaProperties needs a retention in d")
+    if contract.description is None or contract.team is None:
+        raise ContractError(f"{where}: needs a description and a team (owner)")
+    return Contract(
+        dataset=dataset,
+        version=str(contract.version),
+        purpose=contract.description.purpose or "",
+        usage=contract.description.usage or "",
+        limitations=contract.description.limitations or "",
+        description=table.description or "",
+        owner=getattr(contract.team, "name", None) or "",
+        retention_d=int(str(levels["retention"].value)),
+        service_levels=tuple(
+            f"{name} {item.value} {item.unit}: {item.description}"
+            for name, item in sorted(levels.items(), key=str)
+        ),
+        columns=columns,
+        rules=tuple(rules),
+        meaning_key=meaning_key,
+        is_submitted=bool(properties.get("isSubmitted", False)),
+        _by_name=by_name,
+    )
+
+
+@lru_cache(maxsize=1)
+def _odcs_schema() -> dict[str, Any]:
+    text = resources.files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def _custom_properties(items: Any, known: frozenset[str], where: str) -> dict[str, Any]:
+    properties = {item.property: item.value for item in items or []}
+    if unknown := sorted(str(name) for name in properties if name not in known):
+        raise ContractError(
+            f"{where}: unknown customProperties {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    return properties
+
+
+def _column(item: Any, where: str) -> Column:
+    properties = _custom_properties(item.customProperties, _COLUMN_PROPERTIES, where)
+    options = item.logicalTypeOptions or {}
+    pattern = options.get("pattern")
+    if item.physicalType not in ARROW_TYPES:
+        raise ContractError(
+            f"{where}: physicalType {item.physicalType!r} is unknown; known are {', '.join(ARROW_TYPES)}"
+        )
+    if not item.description or "unit" not in properties or item.required is None:
+        raise ContractError(f"{where}: needs description, required and the custom property unit")
+    if pattern is not None and not (pattern.startswith("^") and pattern.endswith("$")):
+        raise ContractError(f"{where}: pattern {pattern!r} must begin with ^ and end with $")
+    if pattern is not None and _UNSAFE_CLASSES.search(pattern):
+        raise ContractError(
+            f"{where}: pattern {pattern!r}: write the ASCII characters out, \\d and the like match others too"
+        )
+    if unread := sorted(set(options) - {"minimum", "maximum", "pattern", "maxLength", "timezone"}):
+        raise ContractError(f"{where}: logicalTypeOptions {', '.join(unread)} would not be enforced")
+    if item.quality or item.unique:
+        raise ContractError(f"{where}: write quality rules at the schema, not at the column")
+    if properties.get("normalization") not in (None, "longitude"):
+        raise ContractError(
+            f"{where}: normalization {properties['normalization']!r} is unknown; known is longitude"
+        )
+    filled_by = properties.get("filledBy", "sender")
+    if filled_by not in ("sender", "sender_or_landing", "landing"):
+        raise ContractError(f"{where}: filledBy {filled_by!r} is unknown")
+    return Column(
+        name=item.name,
+        physical_type=item.physicalType,
+        unit=str(properties["unit"]),
+        description=item.description,
+        nullable=not item.required,
+        minimum=options.get("minimum"),
+        maximum=options.get("maximum"),
+        pattern=pattern,
+        max_length=options.get("maxLength"),
+        enum=tuple(str(entry.value) for entry in item.enum or []),
+        enum_descriptions=tuple(entry.description or "" for entry in item.enum or []),
+        is_key=bool(item.primaryKey),
+        filled_by=filled_by,
+        nested_path=tuple(properties["nestedPath"].split(".")) if "nestedPath" in properties else (),
+        is_longitude="normalization" in properties,
+    )
+
+
+def _schema_rule(columns: tuple[Column, ...]) -> Rule:
+    names = tuple(column.name for column in columns)
+    return Rule(
+        code="batch_schema",
+        expectation="expect_table_columns_to_match_set",
+        kwargs={"column_set": list(names), "exact_match": True},
+        columns=names,
+        description="The batch has exactly the columns of the contract.",
+        is_batch=True,
+    )
+
+
+def _column_rules(column: Column) -> list[Rule]:
+    """Rules that follow from what the contract says about one column."""
+    name, unit = column.name, "" if column.unit in ("1", "UTC") else f" {column.unit}"
+    rules = []
+
+    def add(suffix: str, expectation: str, description: str, **kwargs: Any) -> None:
+        rules.append(Rule(f"{name}_{suffix}", expectation, {"column": name, **kwargs}, (name,), description))
+
+    if not column.nullable:
+        add("missing", "expect_column_values_to_not_be_null", "is required and not given")
+    if column.minimum is not None or column.maximum is not None:
+        low = "" if column.minimum is None else f"{column.minimum:g}"
+        high = "" if column.maximum is None else f"{column.maximum:g}"
+        add(
+            "range",
+            "expect_column_values_to_be_between",
+            f"is outside {low}..{high}{unit}",
+            min_value=column.minimum,
+            max_value=column.maximum,
+        )
+    if column.enum:
+        add(
+            "enum",
+            "expect_column_values_to_be_in_set",
+            f"is not one of {', '.join(column.enum)}",
+            value_set=list(column.enum),
+        )
+    if column.pattern is not None:
+        # `$` of Python's regex also matches before a trailing newline.
+        add(
+            "pattern",
+            "expect_column_values_to_match_regex",
+            f"does not match {column.pattern}",
+            regex=column.pattern[:-1] + r"\Z",
+        )
+    if column.max_length is not None:
+        add(
+            "length",
+            "expect_column_value_lengths_to_be_between",
+            f"is longer than {column.max_length} characters",
+            max_value=column.max_length,
+        )
+    return rules
+
+
+def _quality_rule(item: Any, columns: Mapping[str, Column], where: str) -> Rule:
+    if not item.name or not _REASON_CODE.match(item.name):
+        raise ContractError(f"{where}: name must be a reason code of lower-case letters, digits and _")
+    description = item.description or item.name
+    if item.type == "library":
+        if item.metric != "rowCount" or item.mustBeBetween is None:
+            raise ContractError(f"{where}: of the library metrics only rowCount with mustBeBetween is known")
+        low, high = item.mustBeBetween
+        kwargs: dict[str, Any] = {"min_value": int(low), "max_value": int(high)}
+        return Rule(item.name, "expect_table_row_count_to_be_between", kwargs, (), description, is_batch=True)
+    if (
+        item.type != "custom"
+        or item.engine != "greatExpectations"
+        or not isinstance(item.implementation, dict)
+    ):
+        raise ContractError(
+            f"{where}: must be type custom of engine greatExpectations, or the library metric rowCount"
+        )
+    if unread := sorted(set(item.implementation) - {"type", "kwargs"}):
+        raise ContractError(f"{where}: implementation has unknown keys {', '.join(unread)}")
+    expectation, kwargs = item.implementation.get("type"), dict(item.implementation.get("kwargs") or {})
+    if expectation not in ROW_EXPECTATIONS | BATCH_EXPECTATIONS:
+        raise ContractError(
+            f"{where}: rule {expectation!r} is unknown; known are {sorted(ROW_EXPECTATIONS | BATCH_EXPECTATIONS)}"
+        )
+    for name, value in kwargs.items():
+        if isinstance(value, dict) and (
+            set(value) != {"$PARAMETER"} or value["$PARAMETER"] not in PARAMETERS
+        ):
+            raise ContractError(
+                f"{where}: {name}: parameter {value} is unknown; known are {sorted(PARAMETERS)}"
+            )
+    if "row_condition" in kwargs and kwargs.get("condition_parser") != "pandas":
+        raise ContractError(f"{where}: row_condition needs condition_parser pandas")
+    if expectation == "expect_column_pair_values_a_to_be_greater_than_b" and (
+        kwargs.get("ignore_row_if") != "either_value_is_missing"
+    ):
+        raise ContractError(
+            f"{where}: a pair rule needs ignore_row_if either_value_is_missing, or nulls fail it"
+        )
+    names = [
+        kwargs.get("column"),
+        kwargs.get("column_A"),
+        kwargs.get("column_B"),
+        *kwargs.get("column_list", []),
+    ]
+    used = tuple(name for name in names if name is not None)
+    if unknown := [name for name in used if name not in columns]:
+        raise ContractError(f"{where}: unknown column {', '.join(unknown)}")
+    words = re.findall(r"[a-z_][a-z0-9_]*", str(kwargs.get("row_condition", "")))
+    used += tuple(word for word in dict.fromkeys(words) if word in columns and word not in used)
+    return Rule(item.name, expectation, kwargs, used, description, is_batch=expectation in BATCH_EXPECTATIONS)
+
+
+def arrow_schema(dataset: str) -> pa.Schema:
+    """The pyarrow schema of `dataset`: unit and description in each field's metadata, contract and version in its own."""
+    contract = load_contract(dataset)
+    return pa.schema(
+        [
+            pa.field(
+                column.name,
+                ARROW_TYPES[column.physical_type],
+                nullable=column.nullable,
+                metadata={"unit": column.unit, "description": column.description},
+            )
+            for column in contract.columns
+        ],
+        metadata={"contract": contract.dataset, "contract_version": contract.version},
+    )
+
+
+def submission_schema(dataset: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of one submitted item of `dataset`: what a sender fills, flat or (measurements) nested.
+
+    It describes the same limits as the contract's column rules, for senders to check themselves and for a gateway to
+    refuse nonsense early. Fields it does not name are allowed: a newer sender may know more than we do.
+
+    Raises:
+        ValueError: the dataset is not one that is submitted.
+    """
+    contract = load_contract(dataset)
+    if not contract.is_submitted:
+        raise ValueError(
+            f"dataset: {dataset!r} is not submitted; submitted are {', '.join(SUBMITTED_DATASETS)}"
+        )
+    filled = [column for column in contract.columns if column.filled_by != "landing"]
+    required = [column.name for column in filled if column.filled_by == "sender" and not column.nullable]
+    flat = {column.name: _value_schema(column) for column in filled}
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:autonvis:{dataset}:{contract.major_version}",
+        "title": f"{dataset} {contract.version}: one submitted item",
+        "description": f"{contract.description} {contract.limitations}",
+        "type": "object",
+        "properties": flat,
+    }
+    nested = [column for column in filled if column.nested_path]
+    if not nested:
+        return {**schema, "required": required}
+    groups: dict[str, dict[str, Any]] = {}
+    for column in nested:
+        group, name = column.nested_path
+        entry = groups.setdefault(group, {"type": "object", "properties": {}, "required": []})
+        entry["properties"][name] = flat[column.name]
+        if column.name in required:
+            entry["required"].append(name)
+    flat_required = [name for name in required if not contract.column(name).nested_path]
+    return {
+        **schema,
+        "description": f"{schema['description']} Fields may be flat, or grouped in {', '.join(groups)}.",
+        "properties": {**flat, **groups},
+        "required": flat_required,
+        "anyOf": [
+            {"title": "flat", "required": [name for name in required if name not in flat_required]},
+            {"title": "nested", "required": [group for group, entry in groups.items() if entry["required"]]},
+        ],
+    }
+
+
+def _value_schema(column: Column) -> dict[str, Any]:
+    json_type = {
+        "string": "string",
+        "double": "number",
+        "int32": "integer",
+        "int64": "integer",
+        "boolean": "boolean",
+        "timestamp[us, UTC]": "string",
+    }[column.physical_type]
+    is_nullable = column.nullable or column.filled_by == "sender_or_landing"
+    schema: dict[str, Any] = {
+        "type": [json_type, "null"] if is_nullable else json_type,
+        "description": f"{column.description} Unit: {column.unit}.",
+    }
+    if column.minimum is not None:
+        schema["minimum"] = column.minimum
+    if column.maximum is not None:
+        schema["maximum"] = 360 if column.is_longitude else column.maximum
+    if column.pattern is not None:
+        schema["pattern"] = column.pattern
+    if column.max_length is not None:
+        schema["maxLength"] = column.max_length
+    if column.enum:
+        schema["enum"] = [*column.enum, None] if is_nullable else list(column.enum)
+    if column.physical_type.startswith("timestamp"):
+        schema["pattern"] = "^[0-9][-0-9T:., ]*(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})$"
+    return schema
+
+
+def data_dictionary() -> str:
+    """The page of all datasets, their columns and rules, as Markdown."""
+    lines = [
+        "# Data dictionary",
+        "",
+        "Generated from `data_contracts/` by `make contracts`; do not edit. Times are UTC with microseconds, missing is null.",
+        "Reason codes are stable: they begin each text in the quarantine's `reasons`.",
+    ]
+    for dataset in DATASETS:
+        contract = load_contract(dataset)
+        lines += [
+            "",
+            f"## {dataset}",
+            "",
+            f"Version {contract.version}. {contract.description} {contract.purpose}",
+            "",
+            f"Use: {contract.usage} Limits: {contract.limitations} Owner: {contract.owner}.",
+            "",
+            *[f"* {level}" for level in contract.service_levels],
+            "",
+            "| column | type | unit | null | values | meaning |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{column.name}`{' (key)' if column.is_key else ''} | {column.physical_type} | {column.unit} | "
+            f"{'yes' if column.nullable else 'no'} | {_values_text(column)} | {column.description} |"
+            for column in contract.columns
+        ]
+        if contract.is_submitted and (
+            nested := [column for column in contract.columns if column.nested_path]
+        ):
+            names = ", ".join(f"`{'.'.join(column.nested_path)}` = `{column.name}`" for column in nested)
+            lines += ["", f"Nested form of a submission: {names}."]
+        lines += ["", "| reason code | judges | rule |", "|---|---|---|"]
+        lines += [
+            f"| `{rule.code}` | {'batch' if rule.is_batch else 'row'} | "
+            f"{'' if rule.is_batch or len(rule.columns) != 1 else f'`{rule.columns[0]}` '}{_escaped(rule.description)} |"
+            for rule in contract.rules
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _values_text(column: Column) -> str:
+    if column.enum:
+        return "; ".join(
+            f"`{value}` {text}" for value, text in zip(column.enum, column.enum_descriptions, strict=True)
+        )
+    if column.minimum is not None or column.maximum is not None:
+        low = "" if column.minimum is None else f"{column.minimum:g}"
+        high = "" if column.maximum is None else f"{column.maximum:g}"
+        return f"{low}..{high}"
+    return f"`{_escaped(column.pattern)}`" if column.pattern else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def generated_files() -> dict[Path, str]:
+    """Every file that is generated from the contracts, with the text it should have."""
+    files = {DICTIONARY_PATH: data_dictionary()}
+    for dataset in SUBMITTED_DATASETS:
+        text = json.dumps(submission_schema(dataset), indent=2, ensure_ascii=False) + "\n"
+        files[SCHEMA_FOLDER / f"{dataset}.schema.json"] = text
+    return files
+
+
+def stale_files() -> list[Path]:
+    """The generated files that are missing or differ from what the contracts say now."""
+    return [
+        path
+        for path, text in generated_files().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def snapshot(contracts: Mapping[str, Contract] | None = None) -> dict[str, Any]:
+    """What readers of the lake rely on: version and the type, unit and nullability of each column, per dataset."""
+    contracts = (
+        contracts if contracts is not None else {dataset: load_contract(dataset) for dataset in DATASETS}
+    )
+    return {
+        dataset: {
+            "version": contract.version,
+            "columns": {
+                column.name: {"type": column.physical_type, "unit": column.unit, "nullable": column.nullable}
+                for column in contract.columns
+            },
+        }
+        for dataset, contract in contracts.items()
+    }
+
+
+def version_problems(released: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Changes since the released snapshot that its version number does not announce.
+
+    A removed column, another type, another unit, and a null where there was none break readers and need a new major
+    version; anything else that readers can see needs at least a new minor one.
+    """
+    problems = []
+    for dataset, before in released.items():
+        if dataset not in current:
+            problems.append(f"{dataset}: the dataset is gone; readers of the lake still have it")
+            continue
+        now = current[dataset]
+        old_version, new_version = (
+            tuple(int(part) for part in item["version"].split(".")) for item in (before, now)
+        )
+        breaks = []
+        for name, column in before["columns"].items():
+            if name not in now["columns"]:
+                breaks.append(f"column {name} was removed")
+                continue
+            other = now["columns"][name]
+            if other["type"] != column["type"]:
+                breaks.append(f"{name} changed type from {column['type']} to {other['type']}")
+            if other["unit"] != column["unit"]:
+                breaks.append(f"{name} changed unit from {column['unit']} to {other['unit']}")
+            if other["nullable"] and not column["nullable"]:
+                breaks.append(f"{name} may now be null")
+        if breaks and new_version[0] <= old_version[0]:
+            problems += [
+                f"{dataset} {now['version']}: {text}: needs version {old_version[0] + 1}.0.0"
+                for text in breaks
+            ]
+        elif now["columns"] != before["columns"] and new_version[:2] <= old_version[:2]:
+            problems.append(f"{dataset} {now['version']}: columns changed: needs a new minor version")
+        elif new_version < old_version:
+            problems.append(
+                f"{dataset}: version {now['version']} is older than the released {before['version']}"
+            )
+    return problems
+
+
+def released_snapshot() -> dict[str, Any]:
+    """The committed snapshot of the last released contracts; empty before the first release."""
+    if not RELEASED_PATH.is_file():
+        return {}
+    released: dict[str, Any] = json.loads(RELEASED_PATH.read_text(encoding="utf-8"))
+    return released
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m tasks.contracts --write|--check`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.contracts", description="Generate or check what contracts generate."
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument(
+        "--write", action="store_true", help="write dictionary, JSON Schemas and the released snapshot"
+    )
+    action.add_argument(
+        "--check", action="store_true", help="fail when a generated file is stale or a change breaks readers"
+    )
+    options = parser.parse_args(arguments)
+    problems = version_problems(released_snapshot(), snapshot())
+    if options.check:
+        problems += [
+            f"{path.relative_to(CONTRACT_FOLDER.parent)} is stale: run `make contracts`"
+            for path in stale_files()
+        ]
+        if not problems and released_snapshot() != snapshot():
+            problems = [f"{RELEASED_PATH.relative_to(CONTRACT_FOLDER.parent)} is stale: run `make contracts`"]
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 1
+    if options.write:
+        files = {**generated_files(), RELEASED_PATH: json.dumps(snapshot(), indent=1) + "\n"}
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(path.relative_to(CONTRACT_FOLDER.parent))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
