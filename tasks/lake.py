@@ -155,7 +155,7 @@ def read_table(
         condition = bound if condition is None else condition & bound
     try:
         source = ds.dataset([str(path) for path in paths], schema=_nullable(schema), format="parquet")
-        return source.to_table(columns=names, filter=condition)
+        return source.to_table(columns=names, filter=condition).cast(wanted)
     except (OSError, pa.ArrowInvalid) as error:
         raise LakeError(f"cannot read {dataset} under {settings.lake_root}: {error}") from error
 
@@ -187,11 +187,16 @@ def known_ids(dataset: str, dates: Iterable[date], *, settings: Settings) -> set
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as a frame of NumPy dtypes, which Great Expectations and NumPy take without copies."""
+    """An Arrow table as a frame of NumPy dtypes as `tasks.validation.build_frame` makes them.
+
+    Nullable integers are float64 with NaN whether or not a null is among them.
+    """
     columns = {}
     for field, column in zip(table.schema, table.columns, strict=True):
         if pa.types.is_string(field.type) or pa.types.is_binary(field.type):
             columns[field.name] = pd.Series(column.to_numpy(), dtype=object)
+        elif pa.types.is_integer(field.type) and field.nullable:
+            columns[field.name] = column.cast(pa.float64()).to_pandas()
         else:
             columns[field.name] = column.to_pandas()
     return pd.DataFrame(columns)

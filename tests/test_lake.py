@@ -41,6 +41,8 @@ def ionograms(n: int, start: datetime = START, step: timedelta = timedelta(minut
             columns[field.name] = pd.to_datetime([start + i * step for i in range(n)]).as_unit("us")
         elif str(field.type) == "string":
             columns[field.name] = np.array([f"{field.name}-{i:04d}" for i in range(n)], dtype=object)
+        elif str(field.type) == "int32":
+            columns[field.name] = np.arange(n, dtype=np.float64)
         else:
             columns[field.name] = np.linspace(1.0, 2.0, n)
     frame = pd.DataFrame(
