@@ -26,6 +26,15 @@ $(VENV)/.rust: $(VENV)/.python $(RUST_SOURCES)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./rust_core
 	@touch $@
 
+demo: setup  ## run the main job once without a network; DATA=path runs it on your own observations, DAYS=n
+	@$(BIN)/autonvis demo $(if $(DATA),--data '$(DATA)') $(if $(DAYS),--days $(DAYS))
+
+up: setup  ## start the live system and print its addresses
+	@$(BIN)/autonvis up
+
+down:  ## stop the live system
+	@$(BIN)/autonvis down
+
 lock:  ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o constraints.txt
@@ -52,3 +61,12 @@ format: setup  ## ruff and cargo fmt
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cargo fmt
+
+test-slow: setup  ## the long tests too
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+bench: setup  ## every benchmark; each prints one JSON line with the ratio to a peer in the same run
+	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+
+clean:  ## remove what was built; keeps var/
+	rm -rf $(VENV) target build *.egg-info

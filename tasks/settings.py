@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     http_pace_s: float = Field(2.0, ge=0, description="Seconds between two requests to one host.")
 
     @property
+    def source_names(self) -> list[str]:
+        """The pull sources that are switched on."""
+        return [name.strip() for name in self.sources.split(",") if name.strip()]
+
+    @property
     def lake_root(self) -> Path:
         return self.lake if self.lake is not None else self.home / "lake"
 

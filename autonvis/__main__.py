@@ -1,0 +1,3 @@
+from autonvis.cli import main
+
+main()

@@ -1,0 +1,155 @@
+"""The console script `autonvis`: one verb per subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from autonvis.environment import adopt
+from tasks.settings import PREFIX, Settings, SettingsError, load_settings
+
+# Heavy modules (Prefect, pandas, the kernel) are imported by the verb that needs them: `--help` answers at once.
+
+
+def show_settings(settings: Settings, _: argparse.Namespace) -> None:
+    for name, field in Settings.model_fields.items():
+        print(f"{PREFIX}{name.upper()}={getattr(settings, name)}\n    {field.description}")
+
+
+def run_demo(settings: Settings, arguments: argparse.Namespace) -> None:
+    from autonvis.demo import demo
+
+    demo(data=arguments.data, days=arguments.days)
+
+
+def start_system(settings: Settings, _: argparse.Namespace) -> None:
+    from autonvis.system import up
+
+    up(settings)
+    print("`make down` stops it")
+
+
+def stop_system(settings: Settings, _: argparse.Namespace) -> None:
+    from autonvis.system import down
+
+    down(settings)
+
+
+def show_status(settings: Settings, _: argparse.Namespace) -> None:
+    from autonvis.system import status
+
+    processes = status(settings)
+    for process in processes:
+        print(f"{process.name:16s} pid {process.pid}")
+    if not processes:
+        sys.exit(f"nothing of {settings.home} is running; `make up` starts it")
+
+
+def run_land(settings: Settings, _: argparse.Namespace) -> None:
+    from flows.land import land
+
+    finish(land(return_state=True))
+
+
+def run_nowcast(settings: Settings, arguments: argparse.Namespace) -> None:
+    from flows.nowcast import nowcast
+    from tasks.cycles import parse_time, plan_cycle
+
+    plan_cycle(settings, arguments.valid_time, arguments.available_until, arguments.region, arguments.grid_step_deg)
+    times = {
+        name: parse_time(getattr(arguments, name), name) if getattr(arguments, name) else None
+        for name in ("valid_time", "available_until")
+    }
+    finish(nowcast(**times, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True))
+
+
+def run_backfill(settings: Settings, arguments: argparse.Namespace) -> None:
+    from flows.backfill import backfill
+    from tasks.cycles import parse_time, plan_span
+
+    plan_span(settings, arguments.start, arguments.end, None, arguments.region, arguments.grid_step_deg)
+    start, end = parse_time(arguments.start, "start"), parse_time(arguments.end, "end")
+    finish(
+        backfill(start, end, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True)
+    )
+
+
+def run_replay(settings: Settings, arguments: argparse.Namespace) -> None:
+    from tasks.curation import replay_quarantine
+
+    print(replay_quarantine(settings, dataset=arguments.dataset))
+
+
+def finish(state: object) -> None:
+    """Print how a flow run ended; a failure is a non-zero exit."""
+    from prefect.states import State
+
+    assert isinstance(state, State)
+    print(f"{state.name}: {state.message}" if state.message else state.name)
+    if not state.is_completed():
+        sys.exit(1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="autonvis",
+        description="Near-real-time nowcast of the ionosphere for NVIS radio.",
+        epilog="Settings are read from AUTONVIS_* variables; `autonvis settings` lists them.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[Settings, argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def grid(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--region", help="`global` or `south,west,north,east` in degrees")
+        sub.add_argument("--grid-step-deg", type=float, help="grid spacing in degrees")
+
+    sub = verb("demo", run_demo, "Run the main job once, without a network, and print how good it was.")
+    sub.add_argument("--data", type=Path, help="file or folder of observations; default: a simulated network")
+    sub.add_argument("--days", type=float, default=3.0, help="how much of the end of the data to run (default 3)")
+    verb("up", start_system, "Start the live system: broker, gateway, Prefect server and worker, deployments.")
+    verb("down", stop_system, "Stop the live system.")
+    verb("status", show_status, "List the processes of the live system.")
+    verb("land", run_land, "Land what waits in the landing zones into the lake.")
+    sub = verb("nowcast", run_nowcast, "Run one cycle and publish its products.")
+    sub.add_argument("--valid-time", help="ISO-8601 with zone; default the newest whole cycle")
+    sub.add_argument("--available-until", help="use only what was known by then; default now")
+    grid(sub)
+    sub = verb("backfill", run_backfill, "Run the cycles of a past span from the lake.")
+    sub.add_argument("start", help="ISO-8601 with zone, e.g. 2022-10-25T00:00Z")
+    sub.add_argument("end", help="ISO-8601 with zone")
+    grid(sub)
+    sub = verb("replay", run_replay, "Validate quarantined rows again, after a contract change.")
+    sub.add_argument("dataset", choices=["ionograms", "measurements", "indices"])
+    verb("settings", show_settings, "List every setting with its value and meaning.")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console script; errors that the user can mend end with one sentence and exit code 2."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings()
+        if arguments.verb != "demo":
+            adopt(settings)
+            load_settings.cache_clear()
+            settings = load_settings()
+        arguments.run(settings, arguments)
+    except (SettingsError, ValueError, OSError, RuntimeError) as error:
+        # The named errors of this system are built-in kinds with a sentence; others keep their traceback.
+        if type(error).__module__.split(".")[0] not in {"tasks", "autonvis", "services", "builtins"}:
+            raise
+        print(f"autonvis {arguments.verb}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

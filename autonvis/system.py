@@ -1,0 +1,230 @@
+"""The live system on one host: start every process, wait until it answers, stop exactly what was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from autonvis.environment import STATE_FILE, prefect_environment
+from services.broker import start_broker, stop_broker
+from tasks.landing.mqtt import create_session
+from tasks.settings import Settings
+
+WORK_POOL = "autonvis"
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 20.0
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+class StartError(RuntimeError):
+    """The live system could not be started or stopped; the message says which part and what to do."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process that we started; its creation time tells it from a later process with the same pid."""
+
+    name: str
+    pid: int
+    created_at: float
+
+    def find(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.created_at) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        except psutil.NoSuchProcess:
+            pass
+        return None
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if it can be bound on loopback, else an error naming it; 0 gives any free port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError as error:
+            raise StartError(f"port {preferred} is taken ({error}); set another, or 0 for any free one") from error
+        return int(probe.getsockname()[1])
+
+
+def spawn(name: str, command: list[str], environment: dict[str, str], log_root: Path) -> Process:
+    """Start a process of its own session, its output appended to `<log_root>/<name>.log`."""
+    log_root.mkdir(parents=True, exist_ok=True)
+    with (log_root / f"{name}.log").open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            cwd=PROJECT_ROOT,
+            start_new_session=True,
+        )
+    return Process(name, child.pid, psutil.Process(child.pid).create_time())
+
+
+def stop(process: Process) -> None:
+    """Stop a process and its children: politely, then by force."""
+    found = process.find()
+    if found is None:
+        return
+    family = [found, *found.children(recursive=True)]
+    found.terminate()
+    _, alive = psutil.wait_procs([found], timeout=STOP_TIMEOUT_S)
+    for member in [*alive, *family]:
+        if member.is_running():
+            member.kill()
+    psutil.wait_procs(family, timeout=5)
+
+
+def wait_for(url: str, process: Process, log_root: Path) -> None:
+    """Wait until `url` answers 200.
+
+    Raises:
+        StartError: the process died or did not answer in time; the message ends with its last log lines.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.find() is None:
+            break
+        try:
+            if httpx.get(url, timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.3)
+    log = log_root / f"{process.name}.log"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise StartError(f"{process.name} did not come up at {url}; see {log}:\n{tail}")
+
+
+def start_gateway(settings: Settings, port: int) -> tuple[Process, str]:
+    """Start the HTTP landing zone and wait until it can write; returns the process and its address."""
+    process = spawn(
+        "gateway",
+        [sys.executable, "-m", "services.gateway"],
+        {**prefect_environment(settings), "AUTONVIS_GATEWAY_PORT": str(port)},
+        settings.log_root,
+    )
+    url = f"http://{settings.gateway_host}:{port}"
+    try:
+        wait_for(f"{url}/health", process, settings.log_root)
+    except StartError:
+        stop(process)
+        raise
+    return process, url
+
+
+def run_prefect(arguments: list[str], environment: dict[str, str]) -> None:
+    """Run a `prefect` command to its end; its output is shown only when it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=PROJECT_ROOT,
+        timeout=START_TIMEOUT_S,
+    )
+    if done.returncode:
+        raise StartError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+
+
+def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]:
+    """Start broker, gateway, Prefect server, deployments and worker; returns the addresses.
+
+    Raises:
+        StartError: it is up already, or a part did not start (the parts started so far are stopped again).
+    """
+    if status(settings):
+        raise StartError(f"the system of {settings.home} is up already; `make down` stops it")
+    state_file = settings.home / STATE_FILE
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    started: list[Process] = []
+    environment = prefect_environment(settings)
+
+    def remember() -> None:
+        temporary = state_file.with_suffix(".tmp")
+        shared = {key: environment[key] for key in ("AUTONVIS_MQTT_URL", "PREFECT_API_URL") if key in environment}
+        temporary.write_text(json.dumps({"processes": [asdict(one) for one in started], "environment": shared}))
+        temporary.chmod(0o600)  # the broker's address carries its password
+        temporary.replace(state_file)
+
+    remember()
+    try:
+        if settings.mqtt_url:
+            environment["AUTONVIS_MQTT_URL"] = settings.mqtt_url
+            say("broker   the one of AUTONVIS_MQTT_URL")
+        else:
+            broker = start_broker(settings.home)
+            environment["AUTONVIS_MQTT_URL"] = broker.url
+            durable = "" if broker.is_durable else " (not durable: what it queues is lost if it is killed)"
+            say(f"broker   {broker.kind}{durable}")
+        remember()
+        create_session(environment["AUTONVIS_MQTT_URL"], settings.mqtt_client_id)
+
+        gateway, gateway_url = start_gateway(settings, free_port(settings.gateway_port))
+        started.append(gateway)
+        remember()
+        say(f"gateway  {gateway_url}")
+
+        port = free_port(settings.prefect_port)
+        prefect_url = f"http://127.0.0.1:{port}"
+        environment["PREFECT_API_URL"] = f"{prefect_url}/api"
+        server = spawn(
+            "prefect-server",
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            environment,
+            settings.log_root,
+        )
+        started.append(server)
+        remember()
+        wait_for(f"{prefect_url}/api/health", server, settings.log_root)
+        say(f"prefect  {prefect_url}")
+
+        run_prefect(["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], environment)
+        run_prefect(["--no-prompt", "deploy", "--all"], environment)
+        worker = spawn(
+            "prefect-worker",
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"],
+            environment,
+            settings.log_root,
+        )
+        started.append(worker)
+        remember()
+        say("worker   started; land runs every 5 minutes, nowcast every 15")
+    except BaseException:
+        down(settings, say=lambda _: None)
+        raise
+    return {"gateway": gateway_url, "prefect": prefect_url, "mqtt": environment["AUTONVIS_MQTT_URL"]}
+
+
+def status(settings: Settings) -> list[Process]:
+    """The processes of the live system that run now."""
+    state_file = settings.home / STATE_FILE
+    if not state_file.is_file():
+        return []
+    processes = [Process(**one) for one in json.loads(state_file.read_text())["processes"]]
+    return [process for process in processes if process.find() is not None]
+
+
+def down(settings: Settings, say: Callable[[str], None] = print) -> None:
+    """Stop what `up` started, the worker first so that no run starts while the rest goes down."""
+    for process in reversed(status(settings)):
+        stop(process)
+        say(f"stopped  {process.name}")
+    if stop_broker(settings.home):
+        say("stopped  broker")
+    (settings.home / STATE_FILE).unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""Flow `land`: what waits in the landing zones becomes validated rows of the lake."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
+
+from tasks.artifacts import landing_markdown
+from tasks.curation import curate_batch, pending_batches
+from tasks.landing.mqtt import drain
+from tasks.landing.pull import pull_source
+from tasks.landing.spool import collect
+from tasks.settings import load_settings
+
+BATCHES_PER_RUN = 100
+"""A backlog is worked off over several runs: tasks by the thousand would drown the orchestrator."""
+
+drain_mqtt = task(
+    drain,
+    name="drain-mqtt",
+    tags=["landing"],
+    retries=2,
+    retry_delay_seconds=10,
+    timeout_seconds=300,
+    cache_policy=NO_CACHE,
+)
+pull = task(
+    pull_source,
+    name="pull-source",
+    task_run_name="pull-{name}",
+    tags=["landing", "network"],
+    retries=2,
+    retry_delay_seconds=[15, 60],
+    timeout_seconds=300,
+    cache_policy=NO_CACHE,
+)
+collect_segments = task(collect, name="collect-segments", tags=["landing"], cache_policy=NO_CACHE)
+curate = task(
+    curate_batch,
+    name="curate-batch",
+    task_run_name="curate-{batch_path.stem}",
+    tags=["contract"],
+    timeout_seconds=600,
+    cache_policy=NO_CACHE,
+)
+
+
+@flow(name="land", flow_run_name="land", timeout_seconds=1_800)
+def land() -> State:
+    """Drain MQTT, pull the sources, collect what the gateway spooled, validate and publish each batch.
+
+    One part that fails does not keep the others from landing; the run fails at its end and names them.
+    """
+    settings = load_settings()
+    logger = get_run_logger()
+    arrivals = []
+    if settings.mqtt_url:
+        arrivals.append(drain_mqtt(settings, return_state=True))
+    else:
+        logger.info("no MQTT broker: AUTONVIS_MQTT_URL is not set and `autonvis up` is not running")
+    arrivals += [pull(settings, name, return_state=True) for name in settings.source_names]
+
+    collect_segments(settings)
+    pending = pending_batches(settings)
+    if len(pending) > BATCHES_PER_RUN:
+        logger.warning("%d batches wait, %d of them now; the next runs take the rest", len(pending), BATCHES_PER_RUN)
+    curated = [curate(batch, settings=settings, return_state=True) for batch in pending[:BATCHES_PER_RUN]]
+
+    results = [state.result() for state in curated if state.is_completed()]
+    create_markdown_artifact(landing_markdown(results), key="landing", description="What this run landed")
+    failed = [state for state in [*arrivals, *curated] if not state.is_completed()]
+    if failed:
+        return Failed(message="; ".join(f"{state.message}" for state in failed))
+    n_accepted = sum(result.n_accepted for result in results)
+    n_quarantined = sum(result.n_quarantined for result in results)
+    return Completed(message=f"{len(results)} batches: {n_accepted} rows accepted, {n_quarantined} quarantined")

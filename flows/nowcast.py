@@ -1,0 +1,58 @@
+"""Flow `nowcast`: what the ionosphere is at one time, how sure that is, and how good the last words were."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from tasks import cycles
+from tasks.artifacts import cycle_markdown, image_data_uri, skill_markdown
+from tasks.products import publish_products
+from tasks.settings import load_settings
+from tasks.verification import read_verification, skill_table
+
+read_window = task(cycles.read_window, name="read-window", tags=["lake"], retries=1, cache_policy=NO_CACHE)
+assimilate = task(cycles.assimilate, name="assimilate", tags=["kernel"], timeout_seconds=120, cache_policy=NO_CACHE)
+store_cycle = task(cycles.store_cycle, name="store-cycle", tags=["lake"], retries=1, cache_policy=NO_CACHE)
+publish = task(publish_products, name="publish-products", tags=["products"], cache_policy=NO_CACHE)
+
+
+def name_run() -> str:
+    """The valid time, or `latest` when it is left to the clock."""
+    return f"nowcast-{flow_run.parameters.get('valid_time') or 'latest'}"
+
+
+@flow(name="nowcast", flow_run_name=name_run, timeout_seconds=600)
+def nowcast(
+    valid_time: datetime | None = None,
+    available_until: datetime | None = None,
+    region: str | None = None,
+    grid_step_deg: float | None = None,
+) -> str:
+    """Run one cycle and publish its products.
+
+    Args:
+        valid_time: time of the nowcast; default the newest whole quarter of an hour.
+        available_until: use only what was known by then; default now.
+        region: `global` or `south,west,north,east` in degrees; default from the settings.
+        grid_step_deg: grid spacing in degrees; default from the settings.
+
+    Returns:
+        The folder of the products.
+    """
+    settings = load_settings()
+    plan = cycles.plan_cycle(settings, valid_time, available_until, region, grid_step_deg)
+    observations = read_window(settings, [plan])
+    cycle = assimilate(settings, plan, observations)
+    store_cycle(settings, plan, cycle)
+    folder = publish(settings, cycle, observations)
+    skill = skill_table(read_verification(settings, until=plan.valid_time))
+    create_markdown_artifact(cycle_markdown(cycle.metadata), key="cycle", description=cycles.summarize(cycle))
+    create_markdown_artifact(skill_markdown(skill), key="skill", description="Skill at held-out stations, last 24 h")
+    create_image_artifact(image_data_uri(folder / "map.png"), key="map", description=f"foF2 at {plan.stamp}")
+    get_run_logger().info("products in %s", folder)
+    return str(folder)

@@ -1,0 +1,216 @@
+"""A cycle around its pure core: what to run, the window it reads, what it leaves in the lake and the catalog."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from tasks import catalog, lake
+from tasks.background import Background
+from tasks.cycle import Cycle, Grid, run_cycle
+from tasks.kernel_config import KernelConfig, load_kernel_config
+from tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+INDEX_MEMORY = timedelta(days=30)
+"""A solar flux older than this says nothing about today (one solar rotation is 27 days)."""
+
+
+class CycleError(ValueError):
+    """A cycle was asked for that cannot be run; the message names the argument."""
+
+
+@dataclass(frozen=True)
+class CyclePlan:
+    """What a cycle is a function of: the same plan on the same lake gives the same bits."""
+
+    valid_time: datetime
+    available_until: datetime
+    region: str
+    step_deg: float | None
+    """Grid spacing; None analyses at the stations only (feedback and verification, no grid)."""
+
+    @property
+    def stamp(self) -> str:
+        """The valid time as it stands in file names."""
+        return f"{self.valid_time:%Y%m%dT%H%MZ}"
+
+
+def parse_time(value: str | datetime, name: str) -> datetime:
+    """An aware UTC time from ISO-8601 text.
+
+    Raises:
+        CycleError: not a time, or one without a zone.
+    """
+    try:
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except ValueError as error:
+        raise CycleError(f"{name} {value!r} is not an ISO-8601 time such as 2022-10-25T10:15Z") from error
+    if time.tzinfo is None:
+        raise CycleError(f"{name} {value!r} has no zone: add Z for UTC or an offset such as +02:00")
+    return time.astimezone(UTC)
+
+
+def plan_cycle(
+    settings: Settings,
+    valid_time: datetime | None = None,
+    available_until: datetime | None = None,
+    region: str | None = None,
+    grid_step_deg: float | None = None,
+) -> CyclePlan:
+    """Resolve what was not given: the newest whole cycle, everything available now, the configured grid.
+
+    Raises:
+        CycleError: a time without zone, or a region that is not `global` or `south,west,north,east`.
+    """
+    now = datetime.now(UTC)
+    step_s = settings.cycle_minutes * 60
+    if valid_time is None:
+        valid_time = datetime.fromtimestamp(now.timestamp() // step_s * step_s, UTC)
+    plan = CyclePlan(
+        valid_time=parse_time(valid_time, "valid_time"),
+        available_until=parse_time(available_until or now, "available_until"),
+        region=region or settings.region,
+        step_deg=grid_step_deg or settings.grid_step_deg,
+    )
+    make_grid(plan)
+    return plan
+
+
+def plan_span(
+    settings: Settings,
+    start: datetime,
+    end: datetime,
+    available_until: datetime | None = None,
+    region: str | None = None,
+    grid_step_deg: float | None = None,
+) -> list[CyclePlan]:
+    """The plans of every cycle from `start` to `end`, both included.
+
+    Raises:
+        CycleError: `end` before `start`, or whatever `plan_cycle` refuses.
+    """
+    start, end = parse_time(start, "start"), parse_time(end, "end")
+    if end < start:
+        raise CycleError(f"end {end.isoformat()} is before start {start.isoformat()}")
+    first = plan_cycle(settings, start, available_until, region, grid_step_deg)
+    if region is None and grid_step_deg is None:
+        first = replace(first, step_deg=None)
+    step = timedelta(minutes=settings.cycle_minutes)
+    n_cycles = (end - start) // step + 1
+    return [replace(first, valid_time=start + number * step) for number in range(n_cycles)]
+
+
+def chunks(plans: list[CyclePlan], size: int) -> Iterator[list[CyclePlan]]:
+    """Runs of consecutive cycles: one task each, so that orchestration costs little."""
+    for first in range(0, len(plans), size):
+        yield plans[first : first + size]
+
+
+def make_grid(plan: CyclePlan) -> Grid | None:
+    """The grid of a plan, or None when only the stations are analysed."""
+    if plan.step_deg is None:
+        return None
+    if plan.region == "global":
+        return Grid.globe(plan.step_deg)
+    try:
+        south, west, north, east = (float(part) for part in plan.region.split(","))
+    except ValueError as error:
+        raise CycleError(
+            f"region {plan.region!r} is neither `global` nor `south,west,north,east` in degrees, e.g. 35,-10,60,30"
+        ) from error
+    try:
+        return Grid.box(south, west, north, east, plan.step_deg)
+    except ValueError as error:
+        raise CycleError(f"region {plan.region!r}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def background() -> Background:
+    """The climatology, whose coefficient files are read once per process."""
+    return Background()
+
+
+def kernel_config(settings: Settings) -> KernelConfig:
+    """The kernel's configuration: the shipped one unless the settings name another."""
+    return load_kernel_config(settings.kernel_config)
+
+
+def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
+    """The ionograms that the cycles of `plans` can use, from the earliest window's start to the last valid time."""
+    start = plans[0].valid_time - timedelta(hours=kernel_config(settings).lookback_h)
+    return lake.read("ionograms", settings=settings, start=start, end=plans[-1].valid_time)
+
+
+def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
+    """The newest F10.7 (sfu) that was known for a cycle, or None."""
+    indices = lake.read("indices", settings=settings, start=plan.valid_time - INDEX_MEMORY, end=plan.valid_time)
+    known = indices[(indices["index_name"] == "f107_sfu") & (indices["available_at"] <= plan.available_until)]
+    if known.empty:
+        return None
+    return float(known.sort_values(["observed_at", "observation_id"])["value"].iloc[-1])
+
+
+def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) -> Cycle:
+    """Run the pure cycle of a plan on the observations read for it."""
+    cycle = run_cycle(
+        observations,
+        valid_time=plan.valid_time,
+        available_until=plan.available_until,
+        kernel=kernel_config(settings),
+        background=background(),
+        grid=make_grid(plan),
+        f107_sfu=read_solar_flux(settings, plan),
+        threads=settings.threads,
+    )
+    logger.info("cycle %s: %s", plan.stamp, summarize(cycle))
+    return cycle
+
+
+def summarize(cycle: Cycle) -> str:
+    """One line on a cycle that a stranger understands."""
+    metadata = cycle.metadata
+    return (
+        f"{metadata['n_observations']} observations of {metadata['n_stations']} stations, "
+        f"effective index IG12 = {metadata['effective_index']:.1f} (from {metadata['index_source']})"
+    )
+
+
+def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]:
+    """Publish what a cycle says to the lake, then record it in the catalog: the record is the commit.
+
+    A rerun of the same plan replaces the files of the same valid time by the same bytes.
+    """
+    files: list[Path] = []
+    for dataset, table in (
+        ("analysis", cycle.analysis),
+        ("feedback", cycle.feedback),
+        ("verification", cycle.verification),
+    ):
+        if table is not None and table.num_rows:
+            region = "" if plan.region == "global" or dataset != "analysis" else "-" + plan.region.replace(",", "_")
+            name = f"{dataset}-{plan.stamp}{region}"
+            files += lake.publish(dataset, table, name, settings=settings, metadata=cycle.metadata)
+    catalog.record_cycle(
+        settings,
+        metadata=cycle.metadata,
+        valid_time=plan.valid_time,
+        available_until=plan.available_until,
+        files=[str(path.relative_to(settings.lake_root)) for path in files],
+    )
+    return files
+
+
+def run_chunk(settings: Settings, plans: list[CyclePlan]) -> int:
+    """Run and store consecutive cycles on one read of the lake; returns their number."""
+    observations = read_window(settings, plans)
+    for plan in plans:
+        store_cycle(settings, plan, assimilate(settings, plan, observations))
+    return len(plans)
