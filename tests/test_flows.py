@@ -1,0 +1,131 @@
+"""The flows on a real Prefect server: landing to products, reruns, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.backfill import backfill
+from flows.land import land
+from flows.nowcast import nowcast
+from tasks import lake
+from tasks.landing.spool import Record, SpoolWriter
+from tasks.settings import Settings, load_settings
+from tasks.simulation import simulate_network
+
+START = datetime(2026, 3, 20, tzinfo=UTC)
+END = START + timedelta(hours=30)
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    for name in [name for name in os.environ if name.startswith("AUTONVIS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AUTONVIS_HOME", str(tmp_path / "var"))
+    monkeypatch.setenv("AUTONVIS_GRID_STEP_DEG", "5")
+    load_settings.cache_clear()
+    yield load_settings()
+    load_settings.cache_clear()
+
+
+def spool(settings: Settings, items: list[dict[str, object]], source: str = "simulated") -> None:
+    """What the gateway does: one record per message, sealed for the flow to collect."""
+    writer = SpoolWriter(settings.spool_root / "http")
+    writer.append_many(
+        [
+            Record(
+                channel="http",
+                dataset="ionograms",
+                sounder_id=None,
+                received_at=datetime.now(UTC),
+                content_type="application/json",
+                payload=json.dumps(items[first : first + 200]).encode(),
+                source=source,
+                licence=None,
+            )
+            for first in range(0, len(items), 200)
+        ]
+    )
+    writer.seal()
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*.parquet"))}
+
+
+def test_observations_become_products_and_reruns_change_no_byte(prefect_server: None, settings: Settings) -> None:
+    items = simulate_network(START, hours=30.0, seed=7)
+    spool(settings, [*items, {**items[0], "fof2_mhz": 9999.0, "observed_at": "2026-03-20T00:05:00Z"}])
+
+    state = land(return_state=True)
+    assert state.is_completed(), state.message
+    landed = lake.read("ionograms", settings=settings)
+    assert len(landed) == len(items)
+    quarantined = lake.read("quarantine", settings=settings)
+    assert len(quarantined) == 1
+    assert "fof2_mhz" in quarantined["reasons"].iloc[0]
+
+    assert backfill(END - timedelta(hours=6), END) == 25
+    folder = Path(nowcast(valid_time=END, available_until=datetime.now(UTC)))
+    assert (folder / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert (settings.products_root / "current").resolve() == folder.resolve()
+
+    analysis = lake.read("analysis", settings=settings)
+    assert len(analysis) == 37 * 72
+    assert (analysis["fof2_mhz_sd"] > 0).all()
+    verification = lake.read("verification", settings=settings)
+    of_fof2 = verification[verification["quantity"] == "fof2_mhz"]
+    assert set(of_fof2["sounder_id"]) == {item["sounder_id"] for item in items}
+
+    before = digests(settings.lake_root)
+    assert land(return_state=True).is_completed()
+    assert backfill(END - timedelta(hours=6), END) == 25
+    nowcast(valid_time=END, available_until=datetime.now(UTC))
+    assert digests(settings.lake_root) == before
+
+
+def test_run_leaves_artifacts_for_the_operator(prefect_server: None, settings: Settings) -> None:
+    spool(settings, simulate_network(START, hours=3.0, seed=7))
+    land()
+    nowcast(valid_time=START + timedelta(hours=3))
+    with get_client(sync_client=True) as client:
+        keys = {artifact.key for artifact in client.read_artifacts()}
+    assert {"landing", "cycle", "skill", "map"} <= keys
+
+
+def test_nowcast_without_observations_is_climatology_and_says_so(prefect_server: None, settings: Settings) -> None:
+    folder = Path(nowcast(valid_time=START))
+    record = json.loads((folder / "cycle.json").read_text())
+    assert record["climatology_only"] is True
+    analysis = lake.read("analysis", settings=settings)
+    pd.testing.assert_series_equal(
+        analysis["fof2_mhz"], analysis["fof2_background_mhz"], check_names=False, check_exact=False
+    )
+
+
+def test_land_names_the_broker_that_is_down_and_still_lands_the_rest(
+    prefect_server: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTONVIS_MQTT_URL", "mqtt://sounder:secret@127.0.0.1:9")
+    load_settings.cache_clear()
+    spool(settings, simulate_network(START, hours=1.0, seed=7))
+    state = land.with_options(name="land")(return_state=True)
+    assert state.is_failed()
+    assert "127.0.0.1:9" in str(state.message)
+    assert "secret" not in str(state.message)
+    assert len(lake.read("ionograms", settings=settings)) > 0
