@@ -6,7 +6,15 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Analysis", "CovarianceTerm", "__version__", "screen_observations"]
+__all__ = [
+    "Analysis",
+    "Climatology",
+    "CovarianceTerm",
+    "__version__",
+    "f107_to_ig12",
+    "ig12_to_r12",
+    "screen_observations",
+]
 
 __version__: str
 
@@ -134,3 +142,76 @@ def screen_observations(
     score beyond `buddy_sd`, worst first), else `accepted`. Weights are 0 for stopped observations, 1 up to
     a leave-one-out score of `full_weight_sd`, and fall as its inverse beyond (Huber 1964).
     """
+
+@final
+class Climatology:
+    """IRI's monthly maps as spherical harmonics; tasks.background is its user-facing side.
+
+    Maps: shape (2 solar levels, 12 months, 11 Fourier terms, 900 harmonics). Apex fits: shape (years, 441), consecutive
+    years from first_year. Raises ValueError that names the array of another shape.
+    """
+
+    def __new__(
+        cls,
+        *,
+        fof2: NDArray[np.float64],
+        hmf2: NDArray[np.float64],
+        m3000f2: NDArray[np.float64],
+        b0: NDArray[np.float64],
+        b1: NDArray[np.float64],
+        first_year: int,
+        qd_latitude: NDArray[np.float64],
+        qd_longitude_cos: NDArray[np.float64],
+        qd_longitude_sin: NDArray[np.float64],
+    ) -> Climatology: ...
+    def evaluate(
+        self,
+        time_us: NDArray[np.int64],
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        ig12: NDArray[np.float64],
+        *,
+        n_threads: int,
+    ) -> tuple[
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+    ]:
+        """At n points: foF2 (MHz), hmF2 (km), M(3000)F2, B0 (km), B1, foE (MHz), solar zenith angle (deg), each (n,).
+
+        Contiguous arrays of shape (n,); time_us are microseconds since 1970 UTC. Raises ValueError out of range.
+        """
+
+    def levels(
+        self,
+        time_us: NDArray[np.int64],
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        *,
+        n_threads: int,
+    ) -> NDArray[np.float64]:
+        """The mapped parameters at solar index 0 and 100: shape (5, 2, n), without floors."""
+
+    def quasi_dipole(
+        self,
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        year: int,
+        *,
+        n_threads: int,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Quasi-dipole latitude and longitude (-180..180), degrees, of n geographic points."""
+
+    @property
+    def floors(self) -> tuple[float, float, float, float, float]:
+        """Smallest foF2 (MHz), hmF2 (km), M(3000)F2, B0 (km), B1 that evaluate returns."""
+
+def f107_to_ig12(f107_sfu: float) -> float:
+    """IG12 for an F10.7 in sfu, within -20..200. Raises ValueError unless positive and finite."""
+
+def ig12_to_r12(ig12: float) -> float:
+    """Sunspot number R12 for an IG12; 247.3 above IG12 = 178.0."""

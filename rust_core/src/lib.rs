@@ -4,8 +4,15 @@
 //! `linalg.rs` alone knows the linear-algebra crate.
 
 pub mod analysis;
+pub mod arguments;
+pub mod calendar;
+pub mod climatology;
 pub mod covariance;
 pub mod error;
+pub mod legendre;
 pub mod linalg;
+pub mod magnetic;
 mod python;
 pub mod quality;
+pub mod solar_index;
+pub mod sun;

@@ -1,21 +1,165 @@
 //! The only file that knows Python: converts arguments, detaches from the interpreter, calls, converts back.
 
-use numpy::ndarray::Array2;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1};
+use numpy::ndarray::{Array1, Array2, Array3};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArray3, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::analysis::{Analysis, Network, Rows};
+use crate::climatology::{self, LEVEL_COUNT, PARAMETERS, Points, State};
 use crate::covariance::Term;
 use crate::error::KernelError;
 use crate::linalg::Matrix;
+use crate::magnetic::QuasiDipole;
 use crate::quality::{Flag, Thresholds, screen};
+use crate::solar_index;
 
 impl From<KernelError> for PyErr {
     fn from(error: KernelError) -> Self {
         PyValueError::new_err(error.to_string())
     }
 }
+
+// --- background ---------------------------------------------------------------------------------------
+
+/// See `rust_core.pyi`.
+#[pyclass(frozen, module = "rust_core")]
+struct Climatology(climatology::Climatology);
+
+type Column<'py> = Bound<'py, PyArray1<f64>>;
+
+#[pymethods]
+impl Climatology {
+    #[new]
+    #[pyo3(signature = (*, fof2, hmf2, m3000f2, b0, b1, first_year, qd_latitude, qd_longitude_cos, qd_longitude_sin))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        fof2: PyReadonlyArray4<f64>,
+        hmf2: PyReadonlyArray4<f64>,
+        m3000f2: PyReadonlyArray4<f64>,
+        b0: PyReadonlyArray4<f64>,
+        b1: PyReadonlyArray4<f64>,
+        first_year: i32,
+        qd_latitude: PyReadonlyArray2<f64>,
+        qd_longitude_cos: PyReadonlyArray2<f64>,
+        qd_longitude_sin: PyReadonlyArray2<f64>,
+    ) -> PyResult<Self> {
+        let quasi_dipole = QuasiDipole::new(
+            first_year,
+            qd_latitude.as_array(),
+            qd_longitude_cos.as_array(),
+            qd_longitude_sin.as_array(),
+        )?;
+        let maps = [&fof2, &hmf2, &m3000f2, &b0, &b1].map(|map| map.as_array());
+        Ok(Climatology(climatology::Climatology::new(
+            maps,
+            quasi_dipole,
+        )?))
+    }
+
+    #[pyo3(signature = (time_us, latitude_deg, longitude_deg, ig12, *, n_threads))]
+    fn evaluate<'py>(
+        &self,
+        py: Python<'py>,
+        time_us: PyReadonlyArray1<i64>,
+        latitude_deg: PyReadonlyArray1<f64>,
+        longitude_deg: PyReadonlyArray1<f64>,
+        ig12: PyReadonlyArray1<f64>,
+        n_threads: usize,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let points = Points {
+            time_us: time_us.as_slice()?,
+            latitude_deg: latitude_deg.as_slice()?,
+            longitude_deg: longitude_deg.as_slice()?,
+        };
+        let ig12 = ig12.as_slice()?;
+        let states = py.detach(|| self.0.evaluate(points, ig12, n_threads))?;
+        let column = |field: fn(&State) -> f64| {
+            states
+                .iter()
+                .map(field)
+                .collect::<Array1<f64>>()
+                .into_pyarray(py)
+        };
+        let columns = [
+            column(|state| state.fof2_mhz),
+            column(|state| state.hmf2_km),
+            column(|state| state.m3000f2),
+            column(|state| state.b0_km),
+            column(|state| state.b1),
+            column(|state| state.foe_mhz),
+            column(|state| state.solar_zenith_deg),
+        ];
+        PyTuple::new(py, columns)
+    }
+
+    #[pyo3(signature = (time_us, latitude_deg, longitude_deg, *, n_threads))]
+    fn levels<'py>(
+        &self,
+        py: Python<'py>,
+        time_us: PyReadonlyArray1<i64>,
+        latitude_deg: PyReadonlyArray1<f64>,
+        longitude_deg: PyReadonlyArray1<f64>,
+        n_threads: usize,
+    ) -> PyResult<Bound<'py, PyArray3<f64>>> {
+        let points = Points {
+            time_us: time_us.as_slice()?,
+            latitude_deg: latitude_deg.as_slice()?,
+            longitude_deg: longitude_deg.as_slice()?,
+        };
+        let levels = py.detach(|| self.0.levels(points, n_threads))?;
+        let shape = (PARAMETERS, LEVEL_COUNT, levels.len());
+        let array = Array3::from_shape_fn(shape, |(parameter, level, point)| {
+            levels[point][parameter][level]
+        });
+        Ok(array.into_pyarray(py))
+    }
+
+    #[pyo3(signature = (latitude_deg, longitude_deg, year, *, n_threads))]
+    fn quasi_dipole<'py>(
+        &self,
+        py: Python<'py>,
+        latitude_deg: PyReadonlyArray1<f64>,
+        longitude_deg: PyReadonlyArray1<f64>,
+        year: i32,
+        n_threads: usize,
+    ) -> PyResult<(Column<'py>, Column<'py>)> {
+        let (latitude_deg, longitude_deg) = (latitude_deg.as_slice()?, longitude_deg.as_slice()?);
+        let (latitude, longitude) = py.detach(|| {
+            self.0
+                .quasi_dipole()
+                .of_points(year, latitude_deg, longitude_deg, n_threads)
+        })?;
+        Ok((latitude.into_pyarray(py), longitude.into_pyarray(py)))
+    }
+
+    #[getter]
+    fn floors(&self) -> [f64; PARAMETERS] {
+        climatology::FLOORS
+    }
+}
+
+#[pyfunction]
+fn f107_to_ig12(f107_sfu: f64) -> PyResult<f64> {
+    Ok(solar_index::f107_to_ig12(f107_sfu)?)
+}
+
+#[pyfunction]
+fn ig12_to_r12(ig12: f64) -> PyResult<f64> {
+    Ok(solar_index::ig12_to_r12(ig12))
+}
+
+fn add_background(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Climatology>()?;
+    module.add_function(wrap_pyfunction!(f107_to_ig12, module)?)?;
+    module.add_function(wrap_pyfunction!(ig12_to_r12, module)?)?;
+    Ok(())
+}
+
+// --- end of background --------------------------------------------------------------------------------
 
 // --- analysis and quality control ---------------------------------------------------------------------
 
@@ -271,6 +415,7 @@ fn screen_observations<'py>(
 #[pymodule]
 fn rust_core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    add_background(module)?;
     module.add_class::<PyTerm>()?;
     module.add_class::<PyAnalysis>()?;
     module.add_function(wrap_pyfunction!(screen_observations, module)?)?;

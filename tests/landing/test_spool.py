@@ -58,7 +58,9 @@ records = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(records, max_size=5), min_size=1, max_size=4), st.sampled_from([1, 500, SEGMENT_BYTES]))
+@given(
+    st.lists(st.lists(records, max_size=5), min_size=1, max_size=4), st.sampled_from([1, 500, SEGMENT_BYTES])
+)
 def test_round_trip(batches: list[list[Record]], segment_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "spool"
