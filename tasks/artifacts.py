@@ -1,0 +1,193 @@
+"""What a run shows in the Prefect UI and on the terminal: skill, cycle, landing and map, as text.
+
+Pure functions from tables to Markdown; the flows hand the result to Prefect.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from tasks.curation import CurationResult
+
+ARTIFACT_WIDTH_PX = 900
+ARTIFACT_COLOURS = 128
+"""Prefect keeps every artifact in its database: a quarter of the bytes of the published map is enough there."""
+
+SKILL_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    # column of `skill_table`, heading, format
+    ("n", "n", "{:.0f}"),
+    ("rmse_holdout", "RMSE held out", "{:.2f}"),
+    ("rmse_iri_index", "RMSE IRI, one index", "{:.2f}"),
+    ("rmse_persistence", "RMSE yesterday", "{:.2f}"),
+    ("bias", "bias", "{:+.2f}"),
+    ("crps", "CRPS", "{:.2f}"),
+    ("coverage50", "within 50 %", "{:.0%}"),
+    ("coverage90", "within 90 %", "{:.0%}"),
+)
+TERMINAL_COLUMNS = ("n", "rmse_holdout", "rmse_iri_index", "coverage50", "coverage90")
+
+
+def skill_markdown(skill: pd.DataFrame) -> str:
+    """The skill table of `tasks.verification.skill_table` as Markdown, one table per quantity.
+
+    Each row says how well the analysis predicts a station that it was not shown.
+    """
+    if skill.empty:
+        return "No station could be held out yet: at least two stations with observations are needed."
+    parts = []
+    for title, rows in _by_quantity(skill):
+        columns = [column for column in SKILL_COLUMNS if column[0] in rows]
+        table = [[station, *cells] for station, cells in _cells(rows, columns)]
+        parts.append(
+            f"### Held-out stations: {title}\n\n"
+            + markdown_table(["station", *(column[1] for column in columns)], table)
+        )
+    parts.append(
+        "Each station is predicted from all the others and compared with what it observed. "
+        "*RMSE IRI, one index* is the climatology with the same effective index, "
+        "*RMSE yesterday* the station's own value 24 h before; smaller is better. "
+        "Of the observations, 50 and 90 % should lie within the intervals of the same name."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def skill_text(skill: pd.DataFrame, quantity: str = "fof2_mhz") -> str:
+    """The skill table of one quantity for a terminal: station, n, RMSE held out, RMSE IRI, coverage."""
+    if "quantity" in skill:
+        skill = skill[skill["quantity"] == quantity]
+    if skill.empty:
+        return "no station could be held out: at least two stations with observations are needed"
+    columns = [column for column in SKILL_COLUMNS if column[0] in TERMINAL_COLUMNS and column[0] in skill]
+    rows = [["station", *(heading for _, heading, _ in columns)]]
+    rows += [[station, *cells] for station, cells in _cells(skill, columns)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def cycle_markdown(metadata: Mapping[str, Any]) -> str:
+    """What a cycle was made of, in words that a stranger understands, then every number of its metadata."""
+    words = [f"### Cycle {metadata['cycle_id']}"]
+    n_observations, n_stations = metadata.get("n_observations"), metadata.get("n_stations")
+    if n_observations:
+        words.append(
+            f"The analysis combines the climatology with **{n_observations} observations of {n_stations} stations** "
+            "heard up to the valid time."
+        )
+    elif n_observations is not None:
+        words.append(
+            "**No observation was available**: the map shows the climatology, with the uncertainty it deserves."
+        )
+    index = metadata.get("effective_index")
+    if index is not None:
+        source = {
+            "window": "the one that fits the observations of the window best",
+            "f107": "taken from the solar flux F10.7, because too few stations reported",
+        }.get(str(metadata.get("index_source")), f"from {metadata.get('index_source', 'the cycle')}")
+        words.append(
+            f"The climatology runs at the effective ionospheric index **IG12 = {float(index):.1f}**, {source}."
+        )
+    rows = [[f"`{key}`", _cell_text(value)] for key, value in sorted(metadata.items())]
+    return "\n\n".join([*words, markdown_table(["metadata", "value"], rows)]) + "\n"
+
+
+def landing_markdown(results: Sequence[CurationResult]) -> str:
+    """What each batch brought: received, accepted, known already, in conflict, quarantined."""
+    if not results:
+        return "Nothing waited in the landing zones."
+    names = ("n_records", "n_items", "n_accepted", "n_duplicates", "n_conflicts", "n_quarantined")
+    rows = [[f"`{result.batch_id}`", *(str(getattr(result, name)) for name in names)] for result in results]
+    if len(rows) > 1:
+        rows.append(["**all**", *(str(sum(getattr(result, name) for result in results)) for name in names)])
+    headings = ["batch", "records", "items", "accepted", "known already", "in conflict", "quarantined"]
+    text = markdown_table(headings, rows)
+    if any(result.n_quarantined for result in results):
+        text += (
+            "\n\nQuarantined items are kept in `lake/quarantine` with their reasons and raw bytes; "
+            "they can be replayed after the contract or the station is mended."
+        )
+    return text + "\n"
+
+
+def map_markdown(path: Path, caption: str) -> str:
+    """The map as Markdown with the picture inside, smaller than the published one.
+
+    Prefect's image artifact shows an address below the picture, which for an embedded one
+    is all of its bytes as text; its Markdown renderer shows the picture alone.
+    """
+    return f"![{_escape(caption)}]({image_data_uri(path)})\n\n{caption}\n"
+
+
+def image_data_uri(path: Path) -> str:
+    """A PNG as a `data:` address, at most 900 pixels wide and with 128 colours."""
+    from PIL import Image
+
+    with Image.open(path) as source:
+        picture = source.convert("RGB")
+    if picture.width > ARTIFACT_WIDTH_PX:
+        height = round(picture.height * ARTIFACT_WIDTH_PX / picture.width)
+        picture = picture.resize((ARTIFACT_WIDTH_PX, height), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.quantize(ARTIFACT_COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A GitHub-flavoured table, first column left, the others right."""
+    lines = [
+        "| " + " | ".join(_escape(heading) for heading in headings) + " |",
+        "|" + "|".join([":--", *["--:"] * (len(headings) - 1)]) + "|",
+    ]
+    lines += ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _by_quantity(skill: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    titles = {"fof2_mhz": "foF2 in MHz", "hmf2_km": "hmF2 in km", "m3000f2": "M(3000)F2"}
+    if "quantity" not in skill:
+        return [("foF2 in MHz", skill)]
+    found = skill.groupby("quantity", sort=False)
+    order = [
+        *(name for name in titles if name in found.groups),
+        *sorted({*map(str, found.groups)} - {*titles}),
+    ]
+    return [(titles.get(str(name), str(name)), found.get_group(name)) for name in order]
+
+
+def _cells(rows: pd.DataFrame, columns: Sequence[tuple[str, str, str]]) -> list[tuple[str, list[str]]]:
+    stations = rows["sounder_id"] if "sounder_id" in rows else rows.index.to_series()
+    numbers = [[_number(value, form) for value in rows[name]] for name, _, form in columns]
+    return [(str(station), [column[i] for column in numbers]) for i, station in enumerate(stations)]
+
+
+def _number(value: Any, form: str) -> str:
+    return form.format(float(value)) if value is not None and math.isfinite(float(value)) else "-"
+
+
+def _cell_text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _escape(text: str) -> str:
+    """Text that cannot leave its table cell or its brackets."""
+    return (
+        text.replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("[", "\\[")
+        .replace("]", "\\]")
+        .replace("\n", " ")
+    )
