@@ -1,0 +1,112 @@
+"""Skill at held-out stations over whole files of observations, one JSON line per quantity.
+
+    python benchmarks/skill.py ../shared/data/europe_2022
+    python benchmarks/skill.py --days 20 --every 60 --f107 70 ../shared/data/americas_2019
+
+Runs a cycle for every quarter of an hour, each from the observations up to its own time; the last line per quantity
+says how the held-out prediction compares with IRI driven by the one index that the other stations give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from tasks.background import Background
+from tasks.contracts import load_contract
+from tasks.cycle import run_cycle
+from tasks.kernel_config import QUANTITIES, load_kernel_config
+from tasks.observation_files import read_observations
+from tasks.verification import ALL_STATIONS, skill_table
+
+
+def as_ionograms(items: pd.DataFrame) -> pd.DataFrame:
+    """Submission items as rows of the dataset: available when observed, physically possible values only."""
+    frame = pd.DataFrame(index=items.index)
+    for column in load_contract("ionograms").columns:
+        frame[column.name] = items[column.name] if column.name in items else None
+    for name in (*QUANTITIES, "confidence_score", "latitude_deg", "longitude_deg"):
+        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    frame["available_at"] = frame["observed_at"]
+    frame["observation_id"] = frame["sounder_id"] + "|" + frame["observed_at"].astype("int64").astype(str)
+    return frame.dropna(subset=["latitude_deg", "longitude_deg"])
+
+
+def verify(
+    observations: pd.DataFrame,
+    *,
+    start: pd.Timestamp,
+    end: pd.Timestamp,
+    every_minutes: int,
+    f107_sfu: float | None,
+    config: Path | None,
+) -> pd.DataFrame:
+    kernel, background = load_kernel_config(config), Background()
+    observations = observations.sort_values("observed_at")
+    parts = []
+    for valid_time in pd.date_range(start, end, freq=f"{every_minutes}min"):
+        first = observations["observed_at"].searchsorted(valid_time - pd.Timedelta(hours=kernel.lookback_h))
+        last = observations["observed_at"].searchsorted(valid_time, side="right")
+        cycle = run_cycle(
+            observations.iloc[first:last],
+            valid_time=valid_time.to_pydatetime(),
+            available_until=valid_time.to_pydatetime(),
+            kernel=kernel,
+            background=background,
+            f107_sfu=f107_sfu,
+        )
+        parts.append(cycle.verification.to_pandas())
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument(
+        "--start", type=lambda text: pd.Timestamp(datetime.fromisoformat(text).replace(tzinfo=UTC))
+    )
+    parser.add_argument("--days", type=float)
+    parser.add_argument("--every", type=int, default=15, help="minutes between cycles")
+    parser.add_argument("--f107", type=float, help="solar flux in sfu")
+    parser.add_argument("--config", type=Path, help="kernel configuration")
+    parser.add_argument("--stations", action="store_true", help="print the table by station too")
+    arguments = parser.parse_args()
+
+    items = pd.concat([read_observations(path) for path in arguments.files], ignore_index=True)
+    observations = as_ionograms(items)
+    start = arguments.start or observations["observed_at"].min().ceil("15min")
+    end = observations["observed_at"].max()
+    if arguments.days:
+        end = min(end, start + pd.Timedelta(days=arguments.days))
+    begun = time.perf_counter()
+    verification = verify(
+        observations,
+        start=start,
+        end=end,
+        every_minutes=arguments.every,
+        f107_sfu=arguments.f107,
+        config=arguments.config,
+    )
+    elapsed = time.perf_counter() - begun
+    table = skill_table(verification)
+    if arguments.stations:
+        print(table.to_string(index=False))
+    for row in table[table["sounder_id"] == ALL_STATIONS].to_dict("records"):
+        line = {"name": "skill", **row, "elapsed_s": round(elapsed, 1)}
+        line["improvement"] = 1 - row["rmse_holdout"] / row["rmse_iri_index"]
+        print(
+            json.dumps(
+                {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
