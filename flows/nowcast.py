@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from tasks import cycles
-from tasks.artifacts import cycle_markdown, image_data_uri, skill_markdown
+from tasks.artifacts import cycle_markdown, map_markdown, skill_markdown
 from tasks.products import publish_products
 from tasks.settings import load_settings
 from tasks.verification import read_verification, skill_table
@@ -53,6 +53,6 @@ def nowcast(
     skill = skill_table(read_verification(settings, until=plan.valid_time))
     create_markdown_artifact(cycle_markdown(cycle.metadata), key="cycle", description=cycles.summarize(cycle))
     create_markdown_artifact(skill_markdown(skill), key="skill", description="Skill at held-out stations, last 24 h")
-    create_image_artifact(image_data_uri(folder / "map.png"), key="map", description=f"foF2 at {plan.stamp}")
+    create_markdown_artifact(map_markdown(folder / "map.png", f"foF2 at {plan.stamp}"), key="map")
     get_run_logger().info("products in %s", folder)
     return str(folder)
