@@ -62,7 +62,7 @@ def land() -> State:
         logger.info("no MQTT broker: AUTONVIS_MQTT_URL is not set and `autonvis up` is not running")
     arrivals += [pull(settings, name, return_state=True) for name in settings.source_names]
 
-    collect_segments(settings)
+    collect_segments(settings.spool_root, settings.lake_root)
     pending = pending_batches(settings)
     if len(pending) > BATCHES_PER_RUN:
         logger.warning("%d batches wait, %d of them now; the next runs take the rest", len(pending), BATCHES_PER_RUN)

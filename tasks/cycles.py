@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -189,6 +190,7 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
     A rerun of the same plan replaces the files of the same valid time by the same bytes.
     """
     files: list[Path] = []
+    metadata = {key: json.dumps(value) for key, value in cycle.metadata.items()}
     for dataset, table in (
         ("analysis", cycle.analysis),
         ("feedback", cycle.feedback),
@@ -197,15 +199,29 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         if table is not None and table.num_rows:
             region = "" if plan.region == "global" or dataset != "analysis" else "-" + plan.region.replace(",", "_")
             name = f"{dataset}-{plan.stamp}{region}"
-            files += lake.publish(dataset, table, name, settings=settings, metadata=cycle.metadata)
+            files += lake.publish(dataset, table, name, settings=settings, metadata=metadata)
     catalog.record_cycle(
-        settings,
-        metadata=cycle.metadata,
+        catalog.open_catalog(settings),
+        cycle.metadata["cycle_id"],
         valid_time=plan.valid_time,
         available_until=plan.available_until,
+        config_hash=cycle.metadata["config_hash"],
+        inputs_hash=cycle.metadata["inputs_hash"],
+        effective_ig12=cycle.metadata["effective_index"],
+        details=cycle.metadata,
         files=[str(path.relative_to(settings.lake_root)) for path in files],
+        now=datetime.now(UTC),
     )
     return files
+
+
+def read_verification(
+    settings: Settings, since: datetime | None = None, until: datetime | None = None
+) -> pd.DataFrame:
+    """The scores of the cycles with valid time in [since, until]; default the last 24 h before `until`."""
+    if since is None and until is not None:
+        since = until - timedelta(hours=24)
+    return lake.read("verification", settings=settings, start=since, end=until)
 
 
 def run_chunk(settings: Settings, plans: list[CyclePlan]) -> int:
