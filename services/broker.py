@@ -1,0 +1,383 @@
+"""A private MQTT broker under the system's home, for systems that are given none by `AUTONVIS_MQTT_URL`.
+
+In order of preference: RabbitMQ with its MQTT plugin (keeps what it acknowledged through kill -9 and power cuts),
+Mosquitto (may lose the last second at kill -9), an embedded one (memory only). Each runs on ports of its own with our
+configuration and fresh credentials, beside any broker of the machine, and keeps its state under
+`HOME/broker/<kind>`. `HOME/run/broker.json` says which process it is, so that another command can stop it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import psutil
+
+from services.processes import is_running, started_s, stop_process
+from tasks.landing.mqtt import BATCH_MESSAGES, BrokerUnavailable, ping
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["rabbitmq", "mosquitto", "embedded"]
+KINDS: tuple[Kind, ...] = ("rabbitmq", "mosquitto", "embedded")
+
+DURABILITY: dict[Kind, str] = {
+    "rabbitmq": "is durable: it keeps every acknowledged message through kill -9 and power cuts",
+    "mosquitto": "is nearly durable: it saves its queue after each change, once a second: kill -9 may lose the last second",
+    "embedded": "is not durable: it keeps messages in memory only, and they are lost when it stops",
+}
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""What this process has started and must reap, by the id of the broker."""
+
+
+class BrokerError(RuntimeError):
+    """The private broker could not be started; the message says why and where its log is."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running private broker; `url` holds its credentials."""
+
+    url: str
+    kind: Kind
+    pid: int
+    start_s: float
+    home: Path
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether an acknowledgement of this broker survives the death of the broker."""
+        return self.kind == "rabbitmq"
+
+    @property
+    def durability(self) -> str:
+        """What this broker loses when it dies, in a sentence."""
+        return DURABILITY[self.kind]
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        parts = urlsplit(self.url)
+        return f"{parts.hostname}:{parts.port}"
+
+    def stop(self) -> None:
+        """Stops this broker and nothing else; harmless when it has ended already."""
+        stop_process(self.pid, self.start_s, grace_s=30.0)
+        child = _children.pop(self.pid, None)
+        if child is not None:
+            child.wait(10.0)
+        if running_broker(self.home) is None:
+            _state_path(self.home).unlink(missing_ok=True)
+
+
+def start_broker(home: Path, *, port: int = 0, kind: Kind | None = None, timeout_s: float = 90.0) -> Broker:
+    """Starts the best broker installed and returns when it accepts clients; one that runs already is returned.
+
+    Args:
+        home: root of the system; state and log go to `home/broker`.
+        port: TCP port on the loopback address; 0 takes the one used last, or a free one.
+        kind: only this kind, instead of the best installed.
+        timeout_s: bound on the start.
+
+    Raises:
+        BrokerError: it does not start, or the kind asked for is not installed.
+    """
+    home = home.resolve()
+    running = running_broker(home)
+    if running is not None:
+        if kind not in (None, running.kind):
+            raise BrokerError(
+                f"a {running.kind} broker runs under {home} already; stop it before starting {kind}"
+            )
+        return running
+    problems = []
+    for candidate in KINDS if kind is None else (kind,):
+        prepare = _PREPARE[candidate]
+        directory = home / "broker" / candidate
+        try:
+            broker = _start(home, candidate, prepare, directory, port, timeout_s)
+        except BrokerError as error:
+            problems.append(str(error))
+            log.debug("%s", error)
+            continue
+        log.info("MQTT broker %s on %s: %s", candidate, broker.address, broker.durability)
+        return broker
+    raise BrokerError("no MQTT broker: " + "; ".join(problems))
+
+
+def running_broker(home: Path) -> Broker | None:
+    """The private broker that runs under `home`, started by this or another process."""
+    try:
+        state = json.loads(_state_path(home).read_text())
+    except FileNotFoundError:
+        return None
+    if not is_running(state["pid"], state["start_s"]):
+        return None
+    return Broker(state["url"], state["kind"], state["pid"], state["start_s"], home)
+
+
+def stop_broker(home: Path) -> bool:
+    """Stops the private broker of `home`; returns whether one was running."""
+    broker = running_broker(home)
+    if broker is None:
+        _state_path(home).unlink(missing_ok=True)
+        return False
+    broker.stop()
+    return True
+
+
+@dataclass(frozen=True)
+class _Launch:
+    command: list[str]
+    environment: dict[str, str]
+    program: str
+    """Beginning of the name of the process that is the broker itself."""
+
+
+def _start(
+    home: Path,
+    kind: Kind,
+    prepare: Callable[[Path, dict[str, Any]], _Launch],
+    directory: Path,
+    port: int,
+    timeout_s: float,
+) -> Broker:
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    parameters = _parameters(directory, port)
+    launch = prepare(directory, parameters)
+    log_path = directory / "broker.log"
+    with log_path.open("ab") as output:
+        process = subprocess.Popen(
+            launch.command,
+            env=launch.environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    url = f"mqtt://{parameters['username']}:{parameters['password']}@127.0.0.1:{parameters['port']}"
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        while True:
+            if process.poll() is not None:
+                raise BrokerError(
+                    f"{kind} ended with status {process.returncode} on start; its log is {log_path}"
+                )
+            try:
+                ping(url, timeout_s=5.0)
+                break
+            except BrokerUnavailable as error:
+                if time.monotonic() > deadline_s:
+                    raise BrokerError(
+                        f"{kind} is not ready after {timeout_s:g} s ({error}); its log is {log_path}"
+                    ) from error
+                time.sleep(0.1)
+        pid = _program_pid(process.pid, launch.program)
+    except BaseException:
+        _kill_tree(process)
+        raise
+    broker = Broker(url, kind, pid, started_s(pid), home)
+    _children[pid] = process
+    _write_private(
+        _state_path(home),
+        json.dumps({"kind": kind, "url": url, "pid": pid, "start_s": broker.start_s}, indent=1),
+    )
+    return broker
+
+
+def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
+    script = _rabbitmq_script()
+    amqp_port, distribution_port = _free_port(), _free_port()
+    # The subscription must outlive any outage of the consumer: by default its queue is deleted after a day.
+    _write_private(
+        directory / "rabbitmq.conf",
+        f"""\
+listeners.tcp.1 = 127.0.0.1:{amqp_port}
+mqtt.listeners.tcp.1 = 127.0.0.1:{parameters["port"]}
+mqtt.allow_anonymous = false
+mqtt.subscription_ttl = infinity
+mqtt.prefetch = {BATCH_MESSAGES}
+default_user = {parameters["username"]}
+default_pass = {parameters["password"]}
+log.file.level = warning
+""",
+    )
+    (directory / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
+    (directory / "rabbitmq-env.conf").write_text(
+        "# empty: the machine's own node has its settings elsewhere\n"
+    )
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(directory),
+        "RABBITMQ_NODENAME": f"{parameters['node']}@localhost",
+        "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
+        "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(directory / "log"),
+        "RABBITMQ_DIST_PORT": str(distribution_port),
+        # The node speaks to nobody: its distribution and epmd stay on the loopback address.
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_FLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+    }
+    return _Launch([str(script)], environment, "beam")
+
+
+def _rabbitmq_script() -> Path:
+    found = shutil.which("rabbitmq-server")
+    candidates = [Path(found).resolve()] if found else []
+    # Distribution packages put a wrapper on the PATH that switches user; the script itself lies with the library.
+    for root in ("/usr/lib/rabbitmq", "/usr/local/lib/rabbitmq", "/opt/rabbitmq"):
+        candidates += sorted(Path(root).glob("lib/*/sbin/rabbitmq-server"), reverse=True)
+    for script in candidates:
+        is_script = (script.parent / "rabbitmq-env").exists()
+        if is_script and any((script.parent.parent / "plugins").glob("rabbitmq_mqtt-*")):
+            return script
+    raise BrokerError("RabbitMQ with its MQTT plugin is not installed")
+
+
+def _prepare_mosquitto(directory: Path, parameters: dict[str, Any]) -> _Launch:
+    program = shutil.which(
+        "mosquitto", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
+    )
+    if program is None:
+        raise BrokerError("Mosquitto is not installed")
+    salt = secrets.token_bytes(12)
+    digest = hashlib.pbkdf2_hmac("sha512", parameters["password"].encode(), salt, 101)
+    _write_private(
+        directory / "passwords",
+        f"{parameters['username']}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n",
+    )
+    # By default it drops messages beyond 1,000 in a queue, without a word, and saves every 30 minutes.
+    _write_private(
+        directory / "mosquitto.conf",
+        f"""\
+listener {parameters["port"]} 127.0.0.1
+user {pwd.getpwuid(os.geteuid()).pw_name}
+allow_anonymous false
+password_file {directory / "passwords"}
+persistence true
+persistence_location {directory}/
+autosave_on_changes true
+autosave_interval 1
+max_queued_messages 0
+max_inflight_messages {BATCH_MESSAGES}
+log_dest stderr
+log_type error
+log_type warning
+""",
+    )
+    return _Launch([program, "-c", str(directory / "mosquitto.conf")], dict(os.environ), "mosquitto")
+
+
+def _prepare_embedded(directory: Path, parameters: dict[str, Any]) -> _Launch:
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+    }
+    command = [sys.executable, "-m", "services.embedded_broker", str(directory / "parameters.json")]
+    return _Launch(command, environment, "")
+
+
+_PREPARE: dict[Kind, Callable[[Path, dict[str, Any]], _Launch]] = {
+    "rabbitmq": _prepare_rabbitmq,
+    "mosquitto": _prepare_mosquitto,
+    "embedded": _prepare_embedded,
+}
+
+
+def _parameters(directory: Path, port: int) -> dict[str, Any]:
+    """Credentials and node name, made once: RabbitMQ's database belongs to both. The port stays while it is free."""
+    path = directory / "parameters.json"
+    if path.exists():
+        parameters: dict[str, Any] = json.loads(path.read_text())
+    else:
+        parameters = {
+            "username": f"autonvis-{secrets.token_hex(3)}",
+            "password": secrets.token_urlsafe(24),
+            "node": f"autonvis_{secrets.token_hex(6)}",
+            "port": 0,
+        }
+    if port:
+        if not _is_free(port):
+            raise BrokerError(f"port {port} is taken: choose another, or 0 for a free one")
+        parameters["port"] = port
+    elif not parameters["port"] or not _is_free(parameters["port"]):
+        parameters["port"] = _free_port()
+    _write_private(path, json.dumps(parameters, indent=1))
+    return parameters
+
+
+def _program_pid(pid: int, program: str) -> int:
+    """The process below `pid` (or itself) that is the broker: start scripts stay in between."""
+    if not program:
+        return pid
+    parent = psutil.Process(pid)
+    for process in (parent, *parent.children(recursive=True)):
+        if process.name().startswith(program):
+            return process.pid
+    raise BrokerError(f"process {pid} has started no {program}")
+
+
+def _kill_tree(process: subprocess.Popen[bytes]) -> None:
+    try:
+        parent = psutil.Process(process.pid)
+        family = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait(10.0)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _state_path(home: Path) -> Path:
+    return home / "run" / "broker.json"
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replaces `path` whole, readable by the owner only: it may hold a password."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.touch(mode=0o600)
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,0 +1,57 @@
+"""Processes that outlive the command that started them: who they are, and how to stop exactly them."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+START_TOLERANCE_S = 5.0
+"""Start times of one process may be read a little apart when the clock is stepped; ids are not reused that fast."""
+
+
+def started_s(pid: int) -> float:
+    """Start of process `pid`, seconds since 1970: with the id it names a process for good.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+    """
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        raise ProcessLookupError(f"no process {pid}") from None
+
+
+def is_running(pid: int, start_s: float) -> bool:
+    """Whether the process that was started at `start_s` with id `pid` still runs."""
+    return _find(pid, start_s) is not None
+
+
+def stop_process(pid: int, start_s: float, *, grace_s: float = 20.0) -> bool:
+    """Asks the process to end (SIGTERM), then kills it after `grace_s`; returns whether it was running.
+
+    A process of the same id with another start time is somebody else's and is left alone.
+    """
+    process = _find(pid, start_s)
+    if process is None:
+        return False
+    for end, wait_s in ((process.terminate, grace_s), (process.kill, 10.0)):
+        try:
+            end()
+        except psutil.NoSuchProcess:
+            return True
+        deadline_s = time.monotonic() + wait_s
+        while time.monotonic() < deadline_s:
+            if _find(pid, start_s) is None:
+                return True
+            time.sleep(0.05)
+    raise TimeoutError(f"process {pid} does not end, not even when killed")
+
+
+def _find(pid: int, start_s: float) -> psutil.Process | None:
+    try:
+        process = psutil.Process(pid)
+        is_same = abs(process.create_time() - start_s) < START_TOLERANCE_S
+        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
