@@ -29,7 +29,7 @@ def as_ionograms(items: pd.DataFrame) -> pd.DataFrame:
     """Submission items as rows of the dataset: available when observed, physically possible values only."""
     frame = pd.DataFrame(index=items.index)
     for column in load_contract("ionograms").columns:
-        frame[column.name] = items[column.name] if column.name in items else None
+        frame[column.name] = items.get(column.name)
     for name in (*QUANTITIES, "confidence_score", "latitude_deg", "longitude_deg"):
         frame[name] = pd.to_numeric(frame[name], errors="coerce")
     frame["available_at"] = frame["observed_at"]

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -36,17 +36,52 @@ logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 EARTH_RADIUS_KM = 6371.0088
-HOUR = pd.Timedelta(hours=1)
 
-FEEDBACK_COLUMNS = (
-    "cycle_id valid_time observation_id sounder_id observed_at latitude_deg longitude_deg quantity obs_value obs_error "
-    "effective_error hofx omb oma qc_flag weight holdout_value holdout_sd"
-).split()
-VERIFICATION_COLUMNS = (
-    "cycle_id valid_time lead_h sounder_id latitude_deg longitude_deg quantity observed_at obs_value obs_error "
-    "holdout_value holdout_sd holdout_p05 holdout_p25 holdout_p75 holdout_p95 iri_index_value iri_f107_value "
-    "persistence_24h_value crps is_within_50 is_within_90 distance_to_nearest_km"
-).split()
+FEEDBACK_COLUMNS = [
+    "cycle_id",
+    "valid_time",
+    "observation_id",
+    "sounder_id",
+    "observed_at",
+    "latitude_deg",
+    "longitude_deg",
+    "quantity",
+    "obs_value",
+    "obs_error",
+    "effective_error",
+    "hofx",
+    "omb",
+    "oma",
+    "qc_flag",
+    "weight",
+    "holdout_value",
+    "holdout_sd",
+]
+VERIFICATION_COLUMNS = [
+    "cycle_id",
+    "valid_time",
+    "lead_h",
+    "sounder_id",
+    "latitude_deg",
+    "longitude_deg",
+    "quantity",
+    "observed_at",
+    "obs_value",
+    "obs_error",
+    "holdout_value",
+    "holdout_sd",
+    "holdout_p05",
+    "holdout_p25",
+    "holdout_p75",
+    "holdout_p95",
+    "iri_index_value",
+    "iri_f107_value",
+    "persistence_24h_value",
+    "crps",
+    "is_within_50",
+    "is_within_90",
+    "distance_to_nearest_km",
+]
 TEXT_COLUMNS = {"cycle_id", "observation_id", "sounder_id", "quantity", "qc_flag"}
 TIME_COLUMNS = {"valid_time", "observed_at"}
 TRUTH_COLUMNS = {"is_within_50", "is_within_90"}
@@ -166,7 +201,7 @@ def run_cycle(
     stations, station = _locate(window, background, valid_at.year)
     latitude, longitude = stations.latitude_deg[station], stations.longitude_deg[station]
     levels = background.solar_levels(window["observed_at"], latitude, longitude)
-    age_h = ((valid_at - window["observed_at"]) / HOUR).to_numpy(dtype=np.float64)
+    age_h = np.asarray((valid_at - window["observed_at"]).dt.total_seconds(), dtype=np.float64) / 3600.0
 
     index = IndexChooser(window, station, levels, age_h, kernel, f107_sfu)
     chosen = index.choose(None)
@@ -358,8 +393,8 @@ def _thinned(
     interval_h = kernel.window.thinned_minutes / 60.0
     interval = np.floor((valid_hour - age_h) / interval_h + 1e-9)
     newest_first = pd.DataFrame({"station": station, "interval": interval})[::-1]
-    is_repeated = newest_first.duplicated()[::-1].to_numpy()
-    return (age_h > kernel.window.full_rate_h) & is_repeated
+    is_repeated: NDArray[np.bool_] = newest_first.duplicated().to_numpy(dtype=np.bool_)[::-1]
+    return np.logical_and(age_h > kernel.window.full_rate_h, is_repeated)
 
 
 def _solve(
@@ -385,7 +420,8 @@ def _solve(
     innovation = transformed - _forward(hofx, quantity)
     confidence = window["confidence_score"].to_numpy(dtype=np.float64)[rows]
     obs_error = quantity.obs_error.of(confidence, kernel.confidence)
-    error = obs_error / np.abs(value) if quantity.is_logarithmic else obs_error
+    with np.errstate(divide="ignore"):  # a value of zero is stopped by the physical limits
+        error = obs_error / np.abs(value) if quantity.is_logarithmic else obs_error
     terms = quantity.build_terms()
     network = {
         "station_latitude_deg": stations.qd_latitude_deg,
@@ -498,7 +534,7 @@ def _hour_of(window: pd.DataFrame, age_h: Array) -> float:
     if window.empty:
         return 0.0
     newest = window["observed_at"].iloc[-1]
-    return float((newest - pd.Timestamp(0, tz="UTC")) / HOUR + age_h[-1])
+    return float(newest.timestamp() / 3600.0 + age_h[-1])
 
 
 # --- the scores -----------------------------------------------------------------------------------------------------

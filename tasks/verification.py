@@ -1,13 +1,22 @@
-"""Scores of held-out stations: proper scores of a Gaussian or log-normal prediction, and the skill table."""
+"""Scores of held-out stations: proper scores of a Gaussian or log-normal prediction, and the skill table.
+
+A prediction is Gaussian in the assimilated variable: in ln foF2 and ln M(3000)F2, hence log-normal in MHz, and in
+hmF2. Its sd is that of a new observation: the analysis without the station (and with an index without it), plus the
+observation error.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from tasks import lake
+from tasks.settings import Settings
 
 Array = NDArray[np.float64]
 
@@ -27,6 +36,7 @@ SKILL_COLUMNS = (
     "coverage90",
 )
 ALL_STATIONS = "all"
+RECENT = timedelta(days=30)
 
 
 def _normal_cdf(z: Array) -> Array:
@@ -107,3 +117,15 @@ def skill_table(verification: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(records, columns=list(SKILL_COLUMNS))
+
+
+def read_verification(
+    settings: Settings, *, since: datetime | None = None, until: datetime | None = None
+) -> pd.DataFrame:
+    """Rows of the dataset `verification` by valid time, both ends included.
+
+    With `until` alone, the 30 days before it: the skill of today, not of all time; with neither, everything.
+    """
+    if since is None and until is not None:
+        since = until - RECENT
+    return lake.read("verification", settings=settings, start=since, end=until)

@@ -1,0 +1,393 @@
+"""The cycle: what it does with hard inputs, that it is pure and causal, and that a held-out station is held out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from tasks.background import Background, f107_to_ig12
+from tasks.contracts import arrow_schema
+from tasks.cycle import Cycle, Grid, run_cycle
+from tasks.kernel_config import KernelConfigError, load_kernel_config
+from tasks.verification import Prediction, skill_table
+
+NOON = datetime(2022, 10, 24, 12, 0, tzinfo=UTC)
+PLACES = {
+    "AAA01": (52.0, 0.0),
+    "BBB02": (41.9, 12.5),
+    "CCC03": (38.0, 23.5),
+    "DDD04": (50.0, 14.5),
+    "EEE05": (55.0, 13.0),
+}
+SMALL = Grid.box(35.0, -5.0, 55.0, 25.0, 5.0)
+
+
+@cache
+def background() -> Background:
+    return Background()
+
+
+def ionograms(
+    hours: float = 6.0,
+    *,
+    stations: tuple[str, ...] = tuple(PLACES),
+    factor: float = 1.1,
+    until: datetime = NOON,
+) -> pd.DataFrame:
+    """Every 15 minutes, IRI at IG12 = 80 times a factor, with a little reproducible noise."""
+    times = pd.date_range(until - timedelta(hours=hours), until, freq="15min", unit="us")
+    random = np.random.default_rng(7)
+    parts = []
+    for sounder_id in stations:
+        latitude, longitude = PLACES[sounder_id]
+        state = background().at(times, latitude, longitude, 80.0)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "observation_id": [f"{sounder_id}-{time:%Y%m%dT%H%M}" for time in times],
+                    "sounder_id": sounder_id,
+                    "observed_at": times,
+                    "available_at": times,
+                    "latitude_deg": latitude,
+                    "longitude_deg": longitude,
+                    "confidence_score": 80.0,
+                    "fof2_mhz": state.fof2_mhz * factor * np.exp(random.normal(0, 0.02, times.size)),
+                    "hmf2_km": state.hmf2_km + 5.0 + random.normal(0, 4.0, times.size),
+                    "m3000f2": state.m3000f2 * np.exp(random.normal(0, 0.02, times.size)),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def cycle(observations: pd.DataFrame, **options: Any) -> Cycle:
+    arguments: dict[str, Any] = {
+        "valid_time": NOON,
+        "available_until": NOON,
+        "kernel": load_kernel_config(),
+        "background": background(),
+        "threads": 1,
+        **options,
+    }
+    return run_cycle(observations, **arguments)
+
+
+def column(table: pa.Table, name: str, **where: str) -> NDArray[np.float64]:
+    frame = table.to_pandas()
+    for key, value in where.items():
+        frame = frame[frame[key] == value]
+    return frame[name].to_numpy(dtype=np.float64)
+
+
+def same(a: Cycle, b: Cycle) -> bool:
+    return bool(
+        a.metadata == b.metadata
+        and a.feedback.equals(b.feedback)
+        and a.verification.equals(b.verification)
+        and (a.analysis is b.analysis is None or a.analysis.equals(b.analysis))
+    )
+
+
+def test_tables_have_the_columns_of_their_contracts() -> None:
+    result = cycle(ionograms(1.0), grid=SMALL, f107_sfu=115.0)
+    for dataset, table in (
+        ("analysis", result.analysis),
+        ("feedback", result.feedback),
+        ("verification", result.verification),
+    ):
+        assert table is not None
+        schema = arrow_schema(dataset)
+        assert set(table.column_names) == set(schema.names)
+        required = [field.name for field in schema if not field.nullable]
+        assert not [name for name in required if table.column(name).null_count]
+        table.select(schema.names).cast(pa.schema([(field.name, field.type) for field in schema]))
+        assert table.num_rows
+
+
+def test_the_analysis_moves_from_the_background_to_the_observations() -> None:
+    # The index can take up a common factor, a strong departure of one corner it cannot.
+    observations = ionograms()
+    is_local = observations["sounder_id"] == "CCC03"
+    observations.loc[is_local, "fof2_mhz"] *= 0.85
+    result = cycle(observations, grid=Grid.box(37.0, 23.0, 38.0, 24.0, 1.0))
+    assert result.analysis is not None
+    analysed = column(result.analysis, "fof2_mhz")
+    prior = column(result.analysis, "fof2_background_mhz")
+    observed = observations.loc[is_local, "fof2_mhz"].iloc[-1]
+    assert np.all(np.abs(analysed - observed) < 0.5 * np.abs(prior - observed))
+    far = cycle(observations, grid=Grid.box(-40.0, -170.0, -39.0, -169.0, 1.0)).analysis
+    assert far is not None
+    np.testing.assert_allclose(column(far, "fof2_mhz"), column(far, "fof2_background_mhz"), rtol=0.03)
+    assert np.all(
+        column(far, "fof2_mhz_sd") / column(far, "fof2_mhz")
+        > 2 * column(result.analysis, "fof2_mhz_sd") / analysed
+    )
+    muf = column(result.analysis, "fof2_mhz") * column(result.analysis, "m3000f2")
+    np.testing.assert_allclose(column(result.analysis, "muf3000_mhz"), muf, rtol=1e-12)
+
+
+def test_the_index_of_the_observations_is_found() -> None:
+    result = cycle(ionograms(factor=1.0))
+    assert result.metadata["effective_index"] == pytest.approx(80.0, abs=3.0)
+    assert result.metadata["index_source"] == "stations"
+
+
+@pytest.mark.parametrize(
+    ("f107_sfu", "source", "index"), [(None, "default", 75.0), (115.0, "f107", f107_to_ig12(115.0))]
+)
+def test_without_observations_the_climatology_is_published_and_marked(
+    f107_sfu: float | None, source: str, index: float
+) -> None:
+    result = cycle(ionograms().iloc[:0], grid=SMALL, f107_sfu=f107_sfu)
+    assert result.metadata["climatology_only"] is True
+    assert (result.metadata["index_source"], result.metadata["effective_index"]) == (source, index)
+    assert result.analysis is not None
+    np.testing.assert_allclose(
+        column(result.analysis, "fof2_mhz"), column(result.analysis, "fof2_background_mhz"), rtol=1e-12
+    )
+    assert np.all(column(result.analysis, "hmf2_km_sd") > 10.0)
+    assert result.feedback.num_rows == result.verification.num_rows == 0
+    assert result.metadata["n_stations"] == result.metadata["n_observations"] == 0
+
+
+def test_one_station_is_analysed_and_scored_against_the_climatology() -> None:
+    result = cycle(ionograms(stations=("BBB02",)), f107_sfu=115.0)
+    assert result.metadata["index_source"] == "f107"
+    rows = result.verification.to_pandas()
+    np.testing.assert_allclose(rows["holdout_value"], rows["iri_index_value"], rtol=1e-9)
+    assert rows["distance_to_nearest_km"].isna().all()
+    assert cycle(ionograms(stations=("BBB02",))).metadata["index_source"] == "few_stations"
+
+
+def test_two_sounders_at_one_place_support_each_other() -> None:
+    observations = ionograms(stations=("AAA01", "BBB02", "CCC03"))
+    twin = observations[observations["sounder_id"] == "BBB02"].copy()
+    twin["sounder_id"], twin["observation_id"] = "TWIN9", "T" + twin["observation_id"]
+    result = cycle(pd.concat([observations, twin], ignore_index=True))
+    rows = result.verification.to_pandas().set_index(["quantity", "sounder_id"])
+    assert rows.loc[("fof2_mhz", "TWIN9"), "distance_to_nearest_km"] == 0.0
+    held = rows.loc[("fof2_mhz", "TWIN9"), "holdout_value"]
+    assert abs(held / rows.loc[("fof2_mhz", "TWIN9"), "obs_value"] - 1) < 0.05
+
+
+def test_identical_values_and_duplicate_rows_are_no_trouble() -> None:
+    observations = ionograms(2.0)
+    observations["fof2_mhz"], observations["hmf2_km"] = 6.0, 300.0
+    plain = cycle(observations, grid=SMALL)
+    doubled = cycle(pd.concat([observations, observations], ignore_index=True), grid=SMALL)
+    assert same(plain, doubled)
+    assert plain.analysis is not None
+    assert np.isfinite(column(plain.analysis, "fof2_mhz")).all()
+
+
+def test_the_same_ionogram_under_two_ids_is_accepted() -> None:
+    observations = ionograms(2.0)
+    again = observations.assign(observation_id="again-" + observations["observation_id"])
+    result = cycle(pd.concat([observations, again], ignore_index=True))
+    assert result.metadata["n_observations"] == 2 * len(observations)
+
+
+def test_the_order_of_rows_and_the_threads_change_no_bit() -> None:
+    observations = ionograms()
+    shuffled = observations.sample(frac=1.0, random_state=3)
+    one = cycle(observations, grid=SMALL, threads=1)
+    many = cycle(shuffled, grid=SMALL, threads=4)
+    assert same(one, many)
+
+
+def test_the_future_and_the_unavailable_have_no_influence() -> None:
+    observations = ionograms(8.0, until=NOON + timedelta(hours=2))
+    late = observations["observed_at"].between(NOON - timedelta(minutes=30), NOON) & (
+        observations["sounder_id"] == "AAA01"
+    )
+    observations.loc[late, "available_at"] = NOON + timedelta(hours=1)
+    whole = cycle(observations, grid=SMALL)
+    is_known = (observations["observed_at"] <= NOON) & (observations["available_at"] <= NOON)
+    assert same(whole, cycle(observations[is_known], grid=SMALL))
+    assert set(whole.feedback.column("observation_id").to_pylist()) <= set(
+        observations.loc[is_known, "observation_id"]
+    )
+    assert cycle(observations, available_until=NOON + timedelta(hours=1)).metadata != whole.metadata
+
+
+def test_a_held_out_station_has_no_influence_on_its_own_prediction() -> None:
+    """Its values change and every check still passes: its prediction and reference stay, the others' move."""
+    observations = ionograms(3.0)
+    moved = observations.copy()
+    is_held = moved["sounder_id"] == "DDD04"
+    moved.loc[is_held, "fof2_mhz"] *= 1.02
+    moved.loc[is_held, "hmf2_km"] += 3.0
+    before, after = cycle(observations), cycle(moved)
+    for name in ("fof2_mhz", "hmf2_km"):
+        flags = [
+            set(c.feedback.filter(pa.compute.equal(c.feedback["quantity"], name))["qc_flag"].to_pylist())
+            for c in (before, after)
+        ]
+        weights = [column(c.feedback, "weight", quantity=name) for c in (before, after)]
+        assert flags == [{"accepted"}, {"accepted"}]
+        np.testing.assert_array_equal(weights[0], weights[1])
+        for value in ("holdout_value", "iri_index_value"):
+            own = [column(c.verification, value, quantity=name, sounder_id="DDD04") for c in (before, after)]
+            np.testing.assert_allclose(own[0], own[1], rtol=1e-9)
+        other = [
+            column(c.verification, "holdout_value", quantity=name, sounder_id="EEE05")
+            for c in (before, after)
+        ]
+        assert not np.allclose(other[0], other[1], rtol=1e-6)
+
+
+def test_a_held_out_prediction_equals_the_analysis_without_the_station() -> None:
+    observations = ionograms(3.0)
+    whole = cycle(observations)
+    without = cycle(
+        observations[observations["sounder_id"] != "DDD04"], grid=Grid.box(50.0, 14.5, 50.5, 15.0, 1.0)
+    )
+    assert without.analysis is not None
+    for name in ("fof2_mhz", "hmf2_km"):
+        held = column(whole.verification, "holdout_value", quantity=name, sounder_id="DDD04")
+        np.testing.assert_allclose(held[-1:], column(without.analysis, name), rtol=1e-9)
+
+
+def test_gross_errors_are_flagged_and_do_not_spoil_the_neighbours() -> None:
+    observations = ionograms()
+    clean = cycle(observations)
+    spoiled = observations.copy()
+    newest = (spoiled["sounder_id"] == "BBB02") & (spoiled["observed_at"] == pd.Timestamp(NOON))
+    spoiled.loc[newest, "fof2_mhz"] *= 1.9
+    older = (spoiled["sounder_id"] == "AAA01") & (
+        spoiled["observed_at"] == pd.Timestamp(NOON - timedelta(hours=1))
+    )
+    spoiled.loc[older, "fof2_mhz"] = 99.0
+    result = cycle(spoiled)
+    flags = result.feedback.to_pandas().query("quantity == 'fof2_mhz'").set_index("observation_id")["qc_flag"]
+    assert flags[spoiled.loc[newest, "observation_id"].iloc[0]] in {"buddy_check", "background_check"}
+    assert flags[spoiled.loc[older, "observation_id"].iloc[0]] == "physical_limits"
+    held = [
+        column(c.verification, "holdout_value", quantity="fof2_mhz", sounder_id="CCC03")
+        for c in (clean, result)
+    ]
+    np.testing.assert_allclose(held[0], held[1], rtol=0.02)
+
+
+def test_old_observations_are_thinned_by_the_clock() -> None:
+    result = cycle(ionograms(24.0))
+    rows = result.feedback.to_pandas().query("quantity == 'fof2_mhz' and sounder_id == 'AAA01'")
+    kernel = load_kernel_config()
+    age = pd.Timestamp(NOON) - rows["observed_at"]
+    old = rows[(age > pd.Timedelta(hours=kernel.window.full_rate_h)) & (rows["qc_flag"] != "thinned")]
+    assert (old["observed_at"].dt.minute == 45).all()
+    assert old["observed_at"].dt.floor("h").is_unique
+    assert (rows.loc[age <= pd.Timedelta(hours=kernel.window.full_rate_h), "qc_flag"] != "thinned").all()
+
+
+def test_persistence_is_the_same_station_a_day_earlier() -> None:
+    observations = ionograms(25.0)
+    result = cycle(observations)
+    at = observations.set_index(["sounder_id", "observed_at"])["fof2_mhz"]
+    rows = result.verification.to_pandas().query("quantity == 'fof2_mhz'")
+    expected = [at[(row.sounder_id, row.observed_at - pd.Timedelta(hours=24))] for row in rows.itertuples()]
+    np.testing.assert_array_equal(rows["persistence_24h_value"], expected)
+    assert cycle(ionograms(3.0)).verification["persistence_24h_value"].null_count == len(PLACES) * 3
+
+
+def test_a_time_without_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="valid_time 2022-10-24T12:00:00 has no zone"):
+        cycle(ionograms(1.0), valid_time=NOON.replace(tzinfo=None))
+
+
+def test_grids_cover_the_globe_and_cross_the_date_line() -> None:
+    latitude, longitude = Grid.globe().points()
+    assert latitude.size == 65_160
+    assert (latitude.min(), latitude.max(), longitude.min(), longitude.max()) == (-90.0, 90.0, -180.0, 179.0)
+    _, pacific = Grid.box(-10.0, 170.0, 10.0, -170.0, 10.0).points()
+    assert sorted(set(pacific)) == [-170.0, 170.0, 180.0]
+    with pytest.raises(ValueError, match=r"south and north .* got 60.0 and 50.0"):
+        Grid.box(60.0, 0.0, 50.0, 10.0, 1.0)
+
+
+# --- the configuration ------------------------------------------------------------------------------------------
+
+
+def altered(folder: Path, old: str, new: str) -> Path:
+    from tasks.kernel_config import DEFAULT_FILE
+
+    text = DEFAULT_FILE.read_text(encoding="utf-8")
+    assert old in text
+    file = folder / "kernel.toml"
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[quality]", "[quality]\nbuddy = 3", "quality.buddy: Extra inputs are not permitted"),
+        ("buddy_sd", "# buddy_sd", "quality.buddy_sd: Field required"),
+        ('spatial = "matern32"', 'spatial = "cubic"', "fof2_mhz.terms.0.spatial"),
+        ("zonal_km", "# zonal_km", "fof2_mhz.terms.0.*zonal_km is needed"),
+        ("[window]", "[window", "is not a TOML file"),
+    ],
+)
+def test_a_faulty_configuration_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(KernelConfigError, match=message):
+        load_kernel_config(altered(tmp_path, old, new))
+
+
+def test_the_configuration_hash_follows_values_only(tmp_path: Path) -> None:
+    shipped = load_kernel_config()
+    comment = load_kernel_config(altered(tmp_path, "[quality]", "# a remark\n[quality]"))
+    value = load_kernel_config(altered(tmp_path, "buddy_sd = 4.0", "buddy_sd = 4.5"))
+    assert shipped.config_hash == comment.config_hash != value.config_hash
+
+
+# --- the scores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_logarithmic", [False, True])
+def test_the_score_equals_its_definition(is_logarithmic: bool) -> None:
+    """CRPS = E|X - y| - 1/2 E|X - X'|, by quadrature over quantiles."""
+    prediction = Prediction(np.array([1.6]), np.array([0.3]), is_logarithmic)
+    levels = (np.arange(4000) + 0.5) / 4000
+    from statistics import NormalDist
+
+    draws = 1.6 + 0.3 * np.array([NormalDist().inv_cdf(level) for level in levels])
+    draws = np.exp(draws) if is_logarithmic else draws
+    for observed in (1.0, 5.0, 9.0):
+        spread = 2 * np.mean(draws * (2 * levels - 1))  # E|X - X'| from the quantile function
+        expected = np.mean(np.abs(draws - observed)) - 0.5 * spread
+        assert prediction.crps(np.array([observed]))[0] == pytest.approx(expected, rel=2e-3)
+    assert prediction.sd[0] == pytest.approx(draws.std(), rel=5e-3)
+    assert prediction.quantile(1.6448536269514722)[0] == pytest.approx(np.quantile(draws, 0.95), rel=1e-3)
+
+
+def test_the_skill_table_by_hand() -> None:
+    rows = pd.DataFrame(
+        {
+            "quantity": "fof2_mhz",
+            "sounder_id": ["A", "A", "B"],
+            "obs_value": [5.0, 6.0, 7.0],
+            "holdout_value": [5.3, 6.4, 7.0],
+            "iri_index_value": [6.0, 7.0, 8.0],
+            "persistence_24h_value": [4.0, np.nan, np.nan],
+            "crps": [0.1, 0.2, 0.3],
+            "is_within_50": [True, False, True],
+            "is_within_90": [True, True, True],
+        }
+    )
+    table = skill_table(rows).set_index("sounder_id")
+    assert list(table.index) == ["A", "B", "all"]
+    assert table.loc["A", "rmse_holdout"] == pytest.approx(np.sqrt((0.3**2 + 0.4**2) / 2))
+    assert table.loc["A", "rmse_persistence"] == pytest.approx(1.0)
+    assert np.isnan(table.loc["B", "rmse_persistence"])
+    assert (table.loc["all", "n"], table.loc["all", "coverage50"]) == (3, pytest.approx(2 / 3))
+    assert table.loc["all", "bias"] == pytest.approx(0.7 / 3)
+    assert table.loc["all", "rmse_iri_index"] == pytest.approx(1.0)
+    assert skill_table(rows.iloc[:0]).empty
