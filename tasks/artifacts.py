@@ -95,8 +95,10 @@ def cycle_markdown(metadata: Mapping[str, Any]) -> str:
     index = metadata.get("effective_index")
     if index is not None:
         source = {
-            "window": "the one that fits the observations of the window best",
+            "stations": "the one that fits the observations of the window best",
             "f107": "taken from the solar flux F10.7, because too few stations reported",
+            "few_stations": "from fewer stations than one would like, because no solar flux was known",
+            "default": "a middle value, because neither stations nor a solar flux were known",
         }.get(str(metadata.get("index_source")), f"from {metadata.get('index_source', 'the cycle')}")
         words.append(
             f"The climatology runs at the effective ionospheric index **IG12 = {float(index):.1f}**, {source}."

@@ -125,12 +125,14 @@ def contour_levels(values: Array, n_levels: int = N_LEVELS, *, is_symmetric: boo
         raise ValueError("the field has no finite value: there is nothing to contour")
     low, high = float(finite.min()), float(finite.max())
     if is_symmetric:
-        high = max(abs(low), abs(high))
-        low = -high
+        # The middle interval is centred on zero, so that rounding noise does not look like a change.
+        reach = max(abs(low), abs(high), 0.05)
+        step = float(np.diff(MaxNLocator(n_levels, steps=[1, 2, 4, 10]).tick_values(-reach, reach)[:2])[0])
+        n_steps = int(np.ceil(reach / step - 0.5))
+        return np.asarray((np.arange(-n_steps, n_steps + 2) - 0.5) * step, float)
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
-    locator = MaxNLocator(n_levels, steps=[1, 2, 2.5, 5, 10], symmetric=is_symmetric)
-    return np.asarray(locator.tick_values(low, high), float)
+    return np.asarray(MaxNLocator(n_levels, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high), float)
 
 
 def contour_lines(grid: Grid, name: str, levels: Iterable[float]) -> dict[float, list[Array]]:
@@ -276,7 +278,7 @@ MARGIN_PX = 56
 TITLE_PX = 122
 COLOUR_BAR_PX = 56
 PANEL_TITLE_PX = 38
-FOOT_PX = 96
+FOOT_PX = 112
 GAP_PX = 64
 
 
@@ -574,7 +576,12 @@ def _label_stations(axes: Axes, shown: pd.DataFrame, valid_time: datetime, obsta
                 bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.82},
             )  # fmt: skip
             extent = label.get_window_extent()
-            frame = _free_place(axes, dot, extent.width + 4, extent.height + 4, obstacles)
+            width, height = extent.width + 4, extent.height + 4
+            frame = _free_place(axes, dot, width, height, obstacles)
+            if frame is None and is_full:
+                frame = _free_place(axes, dot, width, height, obstacles, distance=34)
+                if frame is not None:
+                    _draw_leader(axes, dot, frame)
             if frame is not None:
                 label.set_position((frame[0] + 2, frame[1] + 2))
                 obstacles.append(frame)
@@ -582,18 +589,35 @@ def _label_stations(axes: Axes, shown: pd.DataFrame, valid_time: datetime, obsta
             label.remove()
 
 
-def _free_place(axes: Axes, dot: Array, width: float, height: float, obstacles: list[Box]) -> Box | None:
+def _free_place(
+    axes: Axes, dot: Array, width: float, height: float, obstacles: list[Box], distance: float = 0.0
+) -> Box | None:
     """The first of eight places around a dot where a label covers nothing, in display pixels."""
     x, y = dot
+    beside, aslant, up = 11 + distance, 8 + distance, 7 + distance
     for left, bottom in (
-        (x + 11, y - height / 2), (x - 11 - width, y - height / 2),
-        (x - width / 2, y + 11), (x - width / 2, y - 11 - height),
-        (x + 8, y + 7), (x + 8, y - 7 - height), (x - 8 - width, y + 7), (x - 8 - width, y - 7 - height),
-    ):  # fmt: skip
+        (x + beside, y - height / 2),
+        (x - beside - width, y - height / 2),
+        (x - width / 2, y + beside),
+        (x - width / 2, y - beside - height),
+        (x + aslant, y + up),
+        (x + aslant, y - up - height),
+        (x - aslant - width, y + up),
+        (x - aslant - width, y - up - height),
+    ):
         frame = (left, bottom, left + width, bottom + height)
         if _is_within(axes, frame) and not any(_overlap(frame, other) for other in obstacles):
             return frame
     return None
+
+
+def _draw_leader(axes: Axes, dot: Array, frame: Box) -> None:
+    """A thin line from a dot to the nearest point of a label that stands apart from it."""
+    from matplotlib.lines import Line2D
+
+    end = np.clip(dot, frame[:2], frame[2:])
+    x, y = zip(dot, end, strict=True)
+    axes.add_artist(Line2D(x, y, transform=None, color=INK, linewidth=0.9, zorder=4.5))
 
 
 def _draw_legend(
@@ -629,7 +653,7 @@ def _draw_legend(
         figure.legend(
             handles=entries,
             loc="lower left",
-            bbox_to_anchor=((MARGIN_PX - 6) / WIDTH_PX, 50 / height_px),
+            bbox_to_anchor=((MARGIN_PX - 6) / WIDTH_PX, 64 / height_px),
             ncols=len(entries),
             frameon=False,
             fontsize=10.5,

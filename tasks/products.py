@@ -51,6 +51,9 @@ ACKNOWLEDGEMENTS = {
 }
 """What the owners of the data ask users to print, by a word of the source or of its licence."""
 
+THINNED = "thinned"
+"""Flag of an observation that a newer one of the same sounder stands for: not used, and not rejected."""
+
 GRIDDED = (
     "fof2_mhz",
     "fof2_mhz_sd",
@@ -213,7 +216,7 @@ def describe_sources(
 def describe_stations(feedback: pd.DataFrame, valid_time: datetime) -> pd.DataFrame:
     """The newest foF2 of each sounder: `sounder_id latitude_deg longitude_deg fof2_mhz observed_at age_min
     qc_flag is_accepted`, sorted by sounder."""
-    fof2 = feedback[feedback["quantity"] == "fof2_mhz"]
+    fof2 = feedback[(feedback["quantity"] == "fof2_mhz") & (feedback["qc_flag"] != THINNED)]
     newest = (
         fof2.sort_values(["sounder_id", "observed_at", "observation_id"])
         .drop_duplicates("sounder_id", keep="last")
@@ -233,29 +236,22 @@ def describe_stations(feedback: pd.DataFrame, valid_time: datetime) -> pd.DataFr
     )
 
 
-def summarize_skill(verification: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
-    """Held-out scores of this cycle by quantity: n, RMSE, RMSE of IRI with one index, 50 and 90 % coverage.
+def summarize_skill(verification: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """The held-out scores of this cycle by quantity, over all stations: the row "all" of `skill_table`."""
+    from tasks.verification import ALL_STATIONS, skill_table
 
-    One cycle has one value per station; the skill of a day is `tasks.verification.skill_table`.
-    """
-    skill: dict[str, dict[str, float | int | None]] = {}
-    for quantity, rows in verification.groupby("quantity", sort=True):
-        error = rows["holdout_value"] - rows["obs_value"]
-        reference = rows["iri_index_value"] - rows["obs_value"]
-        skill[str(quantity)] = {
-            "n": len(rows),
-            "rmse_holdout": _rounded(math.sqrt(float((error**2).mean()))),
-            "rmse_iri_index": _rounded(math.sqrt(float((reference**2).mean()))),
-            "coverage_50": _rounded(float(rows["is_within_50"].astype(float).mean())),
-            "coverage_90": _rounded(float(rows["is_within_90"].astype(float).mean())),
-        }
-    return skill
+    table = skill_table(verification)
+    over_all = table[table["sounder_id"] == ALL_STATIONS].drop(columns="sounder_id").set_index("quantity")
+    return {
+        str(quantity): {str(name): _rounded(value) for name, value in row.items()} for quantity, row in over_all.iterrows()
+    }
 
 
 def stations_geojson(stations: pd.DataFrame, feedback: pd.DataFrame, valid_time: datetime) -> dict[str, Any]:
     """The newest observation of each sounder as RFC 7946 points, with every quantity and its innovation."""
     features = []
-    newest = feedback.sort_values(
+    judged = feedback[feedback["qc_flag"] != THINNED]
+    newest = judged.sort_values(
         ["sounder_id", "quantity", "observed_at", "observation_id"]
     ).drop_duplicates(["sounder_id", "quantity"], keep="last")
     for sounder_id, rows in newest.groupby("sounder_id", sort=True):

@@ -114,7 +114,7 @@ def make_cycle(
     metadata = {
         "cycle_id": cycle_id,
         "effective_index": 118.3,
-        "index_source": "window",
+        "index_source": "stations",
         "n_observations": len(observations),
         "n_stations": len(stations),
         "config_hash": "0" * 16,

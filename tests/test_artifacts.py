@@ -89,7 +89,7 @@ def test_cycle_in_words() -> None:
         "n_observations": 57,
         "n_stations": 4,
         "effective_index": 118.34,
-        "index_source": "window",
+        "index_source": "stations",
         "config_hash": "ab|cd",
     }
     text = cycle_markdown(metadata)

@@ -115,6 +115,8 @@ def test_levels_cover_the_field(low: float, span: float) -> None:
     assert (np.diff(levels) > 0).all()
     symmetric = contour_levels(np.array([low, low + span]), is_symmetric=True)
     np.testing.assert_allclose(symmetric, -symmetric[::-1], atol=1e-12)
+    assert symmetric[0] <= min(low, -low - span) + 1e-9
+    assert len(symmetric) % 2 == 0, "zero lies inside the middle interval, not on a line"
 
 
 def test_levels_of_nothing_are_refused() -> None:
