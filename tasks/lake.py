@@ -113,12 +113,13 @@ def files(
     start: datetime | date | None = None,
     end: datetime | date | None = None,
     name: str = "*",
+    except_name: str | None = None,
 ) -> list[Path]:
     """Published files of a dataset whose partition date lies in [start, end], oldest date first."""
     first, last = (_iso_day(start) or ""), (_iso_day(end) or "~")
     found = []
     for path in (settings.lake_root / dataset).glob(f"{PARTITION_PREFIX}*/{name}.parquet"):
-        if first <= path.parent.name.removeprefix(PARTITION_PREFIX) <= last:
+        if path.stem != except_name and first <= path.parent.name.removeprefix(PARTITION_PREFIX) <= last:
             found.append(path)
     return sorted(found)
 
@@ -131,19 +132,20 @@ def read_table(
     end: datetime | None = None,
     columns: Sequence[str] | None = None,
     filters: pc.Expression | None = None,
+    except_name: str | None = None,
 ) -> pa.Table:
     """Rows whose partition time lies in [start, end] (both inclusive, None = open), as an Arrow table.
 
     The partition time is `valid_time`, else `observed_at`, else `received_at`. A file written under an
     older minor version of the contract reads with nulls in the columns it lacks. Row order is by date,
-    file name and then as stored.
+    file name and then as stored. `except_name` leaves out the files of that name.
 
     Raises:
         LakeError: a file cannot be read.
     """
     schema = arrow_schema(dataset)
     names = list(columns) if columns is not None else schema.names
-    paths = files(dataset, settings=settings, start=start, end=end)
+    paths = files(dataset, settings=settings, start=start, end=end, except_name=except_name)
     wanted = pa.schema([schema.field(name) for name in names])
     if not paths:
         return wanted.empty_table()
@@ -168,11 +170,26 @@ def read(
     end: datetime | None = None,
     columns: Sequence[str] | None = None,
     filters: pc.Expression | None = None,
+    except_name: str | None = None,
 ) -> pd.DataFrame:
     """As `read_table`, as a frame: float64 with NaN, datetime64[us, UTC], strings as objects."""
     return to_frame(
-        read_table(dataset, settings=settings, start=start, end=end, columns=columns, filters=filters)
+        read_table(
+            dataset,
+            settings=settings,
+            start=start,
+            end=end,
+            columns=columns,
+            filters=filters,
+            except_name=except_name,
+        )
     )
+
+
+def read_file(dataset: str, path: Path) -> pd.DataFrame:
+    """All rows of one published file, as `read` gives them."""
+    schema = arrow_schema(dataset)
+    return to_frame(ds.dataset(str(path), schema=_nullable(schema), format="parquet").to_table().cast(schema))
 
 
 def known_ids(dataset: str, dates: Iterable[date], *, settings: Settings) -> set[str]:

@@ -42,8 +42,17 @@ class ObservationFileError(ValueError):
 
 def read_observations(
     path: Path, *, dataset: str = "ionograms", stations: Path | None = None, start: date | None = None
+) -> list[dict[str, Any]]:
+    """Submission items of one file, or of every file of observations below a directory: JSON objects with what the
+    file says, absent values left out and times as ISO 8601 text in UTC. Arguments and errors as of `read_frame`.
+    """
+    return _as_json(read_frame(path, dataset=dataset, stations=stations, start=start))
+
+
+def read_frame(
+    path: Path, *, dataset: str = "ionograms", stations: Path | None = None, start: date | None = None
 ) -> pd.DataFrame:
-    """Submission items of one file, or of every file of observations below a directory.
+    """The observations of one file, or of every file below a directory, as a frame.
 
     Formats, by suffix (each text format may be gzipped): `.csv` and `.parquet` with the contract's columns,
     `.txt` GIRO text (DIDBase and FastChar), `.dat` tables named by the station's URSI code whose times have
@@ -90,8 +99,7 @@ def read_observations(
     return _in_contract_order(pd.concat(frames, ignore_index=True), dataset)
 
 
-def submission_items(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as JSON objects to submit: absent values left out, times as ISO 8601 in UTC."""
+def _as_json(frame: pd.DataFrame) -> list[dict[str, Any]]:
     columns: dict[str, list[Any]] = {}
     for name in frame.columns:
         values = frame[name]

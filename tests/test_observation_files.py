@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.observation_files import ObservationFileError, read_observations, submission_items
+from tasks.observation_files import ObservationFileError, read_frame, read_observations
 
 CSV = """\
 sounder_id,observed_at,latitude_deg,longitude_deg,fof2_mhz,hmf2_km,qualifier
@@ -55,7 +55,7 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
 
 
 def test_contract_csv_keeps_values_and_turns_times_to_utc(tmp_path: Path) -> None:
-    items = submission_items(read_observations(write(tmp_path, "a.csv", CSV)))
+    items = read_observations(write(tmp_path, "a.csv", CSV))
     assert items == [
         {
             "sounder_id": "RO041",
@@ -71,27 +71,27 @@ def test_contract_csv_keeps_values_and_turns_times_to_utc(tmp_path: Path) -> Non
 
 
 def test_gzip_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path) -> None:
-    plain = read_observations(write(tmp_path, "a.csv", CSV))
+    plain = read_frame(write(tmp_path, "a.csv", CSV))
     for name, data in {
         "b.csv.gz": gzip.compress(CSV.encode()),
         "c.csv": b"\xef\xbb\xbf" + CSV.encode(),
         "d.csv": CSV.replace("\n", "\r\n").encode(),
         "e.csv": CSV.rstrip("\n").encode(),
     }.items():
-        pd.testing.assert_frame_equal(read_observations(write(tmp_path, name, data)), plain)
+        pd.testing.assert_frame_equal(read_frame(write(tmp_path, name, data)), plain)
 
 
 def test_parquet_gives_the_same_items_as_csv(tmp_path: Path) -> None:
-    frame = read_observations(write(tmp_path, "a.csv", CSV))
+    frame = read_frame(write(tmp_path, "a.csv", CSV))
     frame.assign(batch_id="x", received_at=frame["observed_at"]).to_parquet(tmp_path / "a.parquet")
-    assert submission_items(read_observations(tmp_path / "a.parquet")) == submission_items(frame)
+    assert read_observations(tmp_path / "a.parquet") == read_observations(tmp_path / "a.csv")
 
 
 def test_giro_text_old_and_new(tmp_path: Path) -> None:
-    old = submission_items(read_observations(write(tmp_path, "a.txt", GIRO)))
+    old = read_observations(write(tmp_path, "a.txt", GIRO))
     assert [(item["fof2_mhz"], item["confidence_score"]) for item in old] == [(2.25, 50.0), (17.4, 0.0)]
     assert (old[1]["longitude_deg"], old[1]["observed_at"]) == (-71.5, "2019-01-01T00:15:05.000000Z")
-    new = submission_items(read_observations(write(tmp_path, "b.txt.gz", gzip.compress(FASTCHAR.encode()))))
+    new = read_observations(write(tmp_path, "b.txt.gz", gzip.compress(FASTCHAR.encode())))
     assert (new[0]["sounder_id"], new[0]["m3000f2"], new[0]["muf3000_mhz"]) == ("FF051", 3.26, 18.563)
     assert "fof2_mhz" not in new[1]
     assert new[1]["muf3000_mhz"] == 18.979
@@ -99,7 +99,7 @@ def test_giro_text_old_and_new(tmp_path: Path) -> None:
 
 def test_undated_rows_follow_one_another_through_midnights(tmp_path: Path) -> None:
     path = write(tmp_path / "somewhere", "RO041.dat", UNDATED)
-    frame = read_observations(path, start=date(2022, 10, 24))
+    frame = read_frame(path, start=date(2022, 10, 24))
     start = datetime(2022, 10, 24, 23, 30, tzinfo=UTC)
     steps = [0, 15, 45, 24 * 60 + 30]  # 00:15 begins the 25th; 00:00 after it the 26th
     assert list(frame["observed_at"]) == [start + timedelta(minutes=step) for step in steps]
@@ -111,7 +111,7 @@ def test_undated_rows_follow_one_another_through_midnights(tmp_path: Path) -> No
 def test_undated_station_comes_from_the_table_beside_the_folder_first(tmp_path: Path) -> None:
     path = write(tmp_path / "europe_2022", "RO041.dat", UNDATED)
     write(tmp_path / "stations", "ursi_stations.csv", "ursi,name,lat_deg,lon_deg\nRO041,ROME,41.8,12.6\n")
-    frame = read_observations(path.parent)
+    frame = read_frame(path.parent)
     assert (frame["latitude_deg"][0], frame["longitude_deg"][0]) == (41.8, 12.6)
     assert frame["observed_at"][0] == datetime(2022, 10, 24, 23, 30, tzinfo=UTC)
 
@@ -131,7 +131,7 @@ def test_any_gaps_below_a_day_are_unrolled_exactly(
     text = "\tfoF2\n" + "".join(f"{moment:%H:%M}\t4.0\n" for moment in expected)
     path = write(tmp_path_factory.mktemp("undated"), "RO041.dat", text)
     first = expected[0].date()
-    assert list(read_observations(path, start=first)["observed_at"]) == expected
+    assert list(read_frame(path, start=first)["observed_at"]) == expected
 
 
 def test_faults_of_single_rows_pass_on_as_they_stand(tmp_path: Path) -> None:
@@ -140,34 +140,28 @@ def test_faults_of_single_rows_pass_on_as_they_stand(tmp_path: Path) -> None:
         "RO041,2099-01-01T00:00:00Z,41.9,12.5,NaN,310,",
         "RO041,2022-10-24T00:30:00Z,41.9,12.5,four,310,",
     ]
-    items = submission_items(
-        read_observations(write(tmp_path, "a.csv", "\n".join([*CSV.splitlines(), *rows])))
-    )
+    items = read_observations(write(tmp_path, "a.csv", "\n".join([*CSV.splitlines(), *rows])))
     assert [item.get("fof2_mhz") for item in items] == [4.1, 4.2, 9999.0, "NaN", "four"]
     assert items[2]["longitude_deg"] == 192.5
     assert items[3]["observed_at"].startswith("2099")
 
 
 def test_lines_that_cannot_be_split_pass_on_with_their_text(tmp_path: Path) -> None:
-    csv = submission_items(read_observations(write(tmp_path, "a.csv", CSV + "RO041,2022-10-24T00:3")))
+    csv = read_observations(write(tmp_path, "a.csv", CSV + "RO041,2022-10-24T00:3"))
     assert csv[2] == {
         "sounder_id": "RO041",
         "unreadable": "line 4: 2 fields where the header names 7: RO041,2022-10-24T00:3",
     }
-    (item,) = submission_items(read_observations(write(tmp_path, "c.csv", CSV + "RO041,2022,1,2,3,4,5,6\n")))[
-        2:
-    ]
+    (item,) = read_observations(write(tmp_path, "c.csv", CSV + "RO041,2022,1,2,3,4,5,6\n"))[2:]
     assert item["unreadable"] == "line 4: 8 fields where the header names 7: RO041,2022,1,2,3,4,5,6"
     bad_time = CSV + "RO041,noon,41.9,12.5,4,300,\n"
-    (item,) = submission_items(read_observations(write(tmp_path, "b.csv", bad_time)))[2:]
+    (item,) = read_observations(write(tmp_path, "b.csv", bad_time))[2:]
     assert item["unreadable"] == "line 4: time 'noon' is not ISO 8601 with a zone"
-    giro = submission_items(
-        read_observations(write(tmp_path, "a.txt", GIRO + "\n2019-01-01T00:30:00.000Z  50"))
-    )
+    giro = read_observations(write(tmp_path, "a.txt", GIRO + "\n2019-01-01T00:30:00.000Z  50"))
     assert giro[2]["sounder_id"] == "MHJ45"
     assert "line 6" in giro[2]["unreadable"]
     undated = write(tmp_path, "RO041.dat", UNDATED + "\n00:15\t4")
-    item = submission_items(read_observations(undated, start=date(2022, 10, 24)))[-1]
+    item = read_observations(undated, start=date(2022, 10, 24))[-1]
     assert item["unreadable"].startswith("line 6: 1 values")
 
 
@@ -214,38 +208,38 @@ def test_a_bad_file_is_named_with_line_and_remedy(
     tmp_path: Path, name: str, data: bytes, message: str
 ) -> None:
     with pytest.raises(ObservationFileError, match=message):
-        read_observations(write(tmp_path / "folder", name, data))
+        read_frame(write(tmp_path / "folder", name, data))
 
 
 def test_naive_parquet_times_are_refused(tmp_path: Path) -> None:
-    frame = read_observations(write(tmp_path, "a.csv", CSV))
+    frame = read_frame(write(tmp_path, "a.csv", CSV))
     frame["observed_at"] = frame["observed_at"].dt.tz_localize(None)
     frame.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(
         ObservationFileError, match=r"a\.parquet row 1: column observed_at has times without zone"
     ):
-        read_observations(tmp_path / "a.parquet")
+        read_frame(tmp_path / "a.parquet")
 
 
 def test_directories(tmp_path: Path) -> None:
     with pytest.raises(ObservationFileError, match="does not exist"):
-        read_observations(tmp_path / "absent")
+        read_frame(tmp_path / "absent")
     write(tmp_path / "d", "README.md", "hello")
     with pytest.raises(
         ObservationFileError, match="is a directory without observations: expected files ending in"
     ):
-        read_observations(tmp_path / "d")
+        read_frame(tmp_path / "d")
     write(tmp_path / "d", "a.txt", NO_DATA)
     with pytest.raises(ObservationFileError, match="holds no observations"):
-        read_observations(tmp_path / "d")
+        read_frame(tmp_path / "d")
     write(tmp_path / "d", "b.txt", GIRO)
     write(tmp_path / "d" / "below", "c.csv", CSV)
-    frame = read_observations(tmp_path / "d")
+    frame = read_frame(tmp_path / "d")
     assert list(frame["sounder_id"]) == ["MHJ45"] * 2 + ["RO041"] * 2
 
 
 def test_the_eclipse_days_read_without_further_arguments(shared_data: Path) -> None:
-    frame = read_observations(shared_data / "europe_2022")
+    frame = read_frame(shared_data / "europe_2022")
     spans = frame.groupby("sounder_id")["observed_at"].agg(["min", "max", "count"])
     assert set(spans.index) == {"AT138", "FF051", "RO041", "VT139"}
     assert set(spans["count"]) == {288}
@@ -255,7 +249,7 @@ def test_the_eclipse_days_read_without_further_arguments(shared_data: Path) -> N
 
 def test_a_year_of_the_americas_reads_in_seconds(shared_data: Path) -> None:
     began = time.monotonic()
-    frame = read_observations(shared_data / "americas_2019")
+    frame = read_frame(shared_data / "americas_2019")
     assert time.monotonic() - began < 20
     assert len(frame) == 235_401
     assert frame["observed_at"].notna().all()

@@ -1,0 +1,331 @@
+"""From landed raw batches to the lake: decode, judge by the contract, drop repeats, publish, keep the rest.
+
+A batch is curated as a pure function of its bytes and of what other batches have already published. The files come
+first, under the batch's id, the catalog row last: killed anywhere, a rerun rewrites the same files and ends the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+from sqlalchemy import Engine
+
+from tasks import catalog, lake, quarantine
+from tasks.contracts import SUBMITTED_DATASETS, load_contract
+from tasks.landing.spool import Record, SegmentError, read_segment
+from tasks.quarantine import Rejected, ReplayResult, quarantine_rows
+from tasks.settings import Settings
+from tasks.submissions import DecodeError, Item, decode
+from tasks.validation import BatchRejected, build_frame, find_duplicates, validate_batch
+
+log = logging.getLogger(__name__)
+
+SIMULATED = "simulated"
+UNNAMED_DATASET = SUBMITTED_DATASETS[0]  # where a record is kept that names no dataset we know
+
+
+@dataclass(frozen=True)
+class CurationResult:
+    """Counts of one batch: n_items = n_accepted + n_duplicates + n_quarantined.
+
+    A record that cannot be decoded counts as one item; conflicts (an id known with other content) are among the
+    quarantined.
+    """
+
+    batch_id: str
+    n_records: int
+    n_items: int
+    n_accepted: int
+    n_duplicates: int
+    n_conflicts: int
+    n_quarantined: int
+    files: list[Path]
+
+
+@dataclass
+class _Submissions:
+    """The decoded items of one dataset within a batch: as sent, as judged, and whence they came."""
+
+    items: list[Item] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    origins: list[tuple[int, int, Record]] = field(default_factory=list)
+
+
+def pending_batches(settings: Settings) -> list[Path]:
+    """Landed batches whose curation is not committed yet, oldest first."""
+    done = catalog.curated_ids(catalog.open_catalog(settings))
+    landed = (settings.lake_root / "landing").glob(f"{lake.PARTITION_PREFIX}*/*.seg")
+    return sorted((path for path in landed if path.stem not in done), key=lambda path: path.name)
+
+
+def curate_batch(batch_path: Path, *, settings: Settings, now: datetime | None = None) -> CurationResult:
+    """Publish what a landed batch holds, quarantine what fails, and commit it to the catalog.
+
+    Args:
+        batch_path: a segment in the lake's landing folder; its stem is the batch id.
+        now: moment the contract measures future and age from; by default the batch's newest reception, so that a
+            rerun years later judges the same.
+
+    Raises:
+        BatchRejected: the segment is damaged, or a dataset in it was refused as a whole. This is raised after
+            everything has been published, quarantined and committed: nothing is lost and nothing is retried.
+        tasks.lake.LakeError: the lake cannot be written; the batch stays pending.
+    """
+    engine = catalog.open_catalog(settings)
+    with catalog.exclusive(engine, "curation"):  # two at once could both publish the same observation
+        return _curate(batch_path, settings, now, engine)
+
+
+def replay_quarantine(*, settings: Settings, now: datetime | None = None) -> ReplayResult:
+    """Judge the quarantine by the present contracts, publish what passes now and mark it replayed."""
+    engine = catalog.open_catalog(settings)
+    moment = datetime.now(UTC) if now is None else now
+    with catalog.exclusive(engine, "curation"):
+        return quarantine.replay(settings=settings, now=moment, decode=_decode_again)
+
+
+def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: Engine) -> CurationResult:
+    batch_id = batch_path.stem
+    faults: list[str] = []
+    records = _read_records(batch_path, faults)
+    judged_at = now or max((record.received_at for record in records), default=datetime.now(UTC))
+    submissions, rejected = _decode_records(records)
+    n_items = sum(len(rows) for rows in rejected.values()) + sum(len(s.items) for s in submissions.values())
+    files: list[Path] = []
+    n_accepted = n_duplicates = n_conflicts = 0
+    for dataset in SUBMITTED_DATASETS:
+        submitted = submissions.get(dataset, _Submissions())
+        accepted, repeated, conflicts = _judge(
+            dataset, submitted, batch_id, judged_at, settings, rejected, faults
+        )
+        published = lake.publish(dataset, accepted, batch_id, settings=settings)
+        lake.withdraw(dataset, batch_id, settings=settings, keep=published)
+        files += published
+        n_accepted += len(accepted)
+        n_duplicates += repeated
+        n_conflicts += conflicts
+    files += _publish_quarantine(batch_id, rejected, settings)
+    result = CurationResult(
+        batch_id=batch_id,
+        n_records=len(records),
+        n_items=n_items,
+        n_accepted=n_accepted,
+        n_duplicates=n_duplicates,
+        n_conflicts=n_conflicts,
+        n_quarantined=sum(len(rows) for rows in rejected.values()),
+        files=files,
+    )
+    counts = {name: value for name, value in vars(result).items() if name.startswith("n_")}
+    catalog.record_batch(
+        engine,
+        batch_id,
+        state="curated",
+        path=_relative(batch_path, settings),
+        counts=counts,
+        files=[_relative(path, settings) for path in files],
+        contract_versions={dataset: load_contract(dataset).version for dataset in submissions},
+        now=datetime.now(UTC),
+    )
+    log.info("curated %s: %s", batch_id, ", ".join(f"{name[2:]} {value}" for name, value in counts.items()))
+    if faults:
+        raise BatchRejected(
+            f"{batch_id}: {'; '.join(faults)}; what could not be used is in quarantine or landing"
+        )
+    return result
+
+
+def _read_records(path: Path, faults: list[str]) -> list[Record]:
+    records: list[Record] = []
+    try:
+        for record in read_segment(path):
+            records.append(record)
+    except SegmentError as error:
+        faults.append(f"{error}: {len(records)} records before it were used")
+    return records
+
+
+def _decode_records(records: Sequence[Record]) -> tuple[dict[str, _Submissions], dict[str, list[Rejected]]]:
+    submissions: dict[str, _Submissions] = {}
+    rejected: dict[str, list[Rejected]] = {}
+    for index, record in enumerate(records):
+        dataset = record.dataset if record.dataset in SUBMITTED_DATASETS else None
+        try:
+            if dataset is None:
+                raise DecodeError(
+                    f"dataset {record.dataset!r} is unknown; known are {', '.join(SUBMITTED_DATASETS)}"
+                )
+            items = decode(record.payload, record.content_type)
+        except DecodeError as error:
+            kept = rejected.setdefault(dataset or UNNAMED_DATASET, [])
+            kept.append(_rejected(index, None, record, record.payload, "decode", [f"decode: {error}"]))
+            continue
+        submitted = submissions.setdefault(dataset, _Submissions())
+        for position, item in enumerate(items):
+            fault = item.fault or _identity_fault(item.value, record)
+            if fault is not None:
+                stage = "decode" if item.fault else "schema"
+                kept = rejected.setdefault(dataset, [])
+                kept.append(_rejected(index, position, record, item.raw(), stage, [fault], item.value))
+                continue
+            submitted.items.append(item)
+            submitted.values.append(_with_provenance(item.value, record))
+            submitted.origins.append((index, position, record))
+    return submissions, rejected
+
+
+def _judge(
+    dataset: str,
+    submitted: _Submissions,
+    batch_id: str,
+    now: datetime,
+    settings: Settings,
+    rejected: dict[str, list[Rejected]],
+    faults: list[str],
+) -> tuple[pd.DataFrame, int, int]:
+    """Rows to publish, and how many others repeat or contradict a known observation."""
+    frame, cast_failures = build_frame(dataset, submitted.values)
+    frame["batch_id"] = pd.Series(batch_id, index=frame.index, dtype=object)
+
+    def reject(reasons: dict[int, list[str]], stage: str) -> None:
+        for label, texts in reasons.items():
+            item = submitted.items[label]
+            index, position, record = submitted.origins[label]
+            kept = rejected.setdefault(dataset, [])
+            kept.append(_rejected(index, position, record, item.raw(), stage, texts, item.value))
+
+    if frame.empty:
+        return frame, 0, 0
+    try:
+        validation = validate_batch(
+            dataset,
+            frame,
+            now=now,
+            max_future_s=settings.max_future_s,
+            max_age_d=settings.max_age_d,
+            cast_failures=cast_failures,
+        )
+    except BatchRejected as error:
+        faults.append(str(error))
+        reject({label: [str(error)] for label in range(len(frame))}, "batch")
+        return frame.iloc[:0], 0, 0
+    reject(validation.reasons, "contract")
+    known = _known_elsewhere(dataset, validation.accepted, batch_id, settings)
+    duplicates = find_duplicates(dataset, validation.accepted, known)
+    reject(duplicates.conflicts, "conflict")
+    accepted = validation.accepted.drop(index=[*duplicates.identical, *duplicates.conflicts])
+    return accepted, len(duplicates.identical), len(duplicates.conflicts)
+
+
+def _known_elsewhere(
+    dataset: str, candidates: pd.DataFrame, batch_id: str, settings: Settings
+) -> pd.DataFrame | None:
+    """Rows with the candidates' ids that other batches published; this batch's own file is about to be rewritten."""
+    ids = candidates["observation_id"].to_numpy(dtype=object)
+    found = []
+    for day in np.unique(candidates["observed_at"].dt.floor("D")):
+        start = pd.Timestamp(day).to_pydatetime()
+        rows = lake.read(
+            dataset,
+            settings=settings,
+            start=start,
+            end=start + timedelta(days=1, microseconds=-1),
+            filters=pc.field("observation_id").isin(ids),
+            except_name=batch_id,
+        )
+        if len(rows):
+            found.append(rows)
+    return pd.concat(found, ignore_index=True) if found else None
+
+
+def _publish_quarantine(batch_id: str, rejected: dict[str, list[Rejected]], settings: Settings) -> list[Path]:
+    frames = [quarantine_rows(dataset, batch_id, rows) for dataset, rows in sorted(rejected.items()) if rows]
+    published: list[Path] = []
+    if frames:
+        rows = _keep_replay_marks(pd.concat(frames, ignore_index=True), batch_id, settings)
+        published = lake.publish("quarantine", rows, batch_id, settings=settings)
+    lake.withdraw("quarantine", batch_id, settings=settings, keep=published)
+    return published
+
+
+def _keep_replay_marks(rows: pd.DataFrame, batch_id: str, settings: Settings) -> pd.DataFrame:
+    """Rows already replayed stay marked when their batch is curated again."""
+    marks = ["replayed_at", "replay_batch_id"]
+    for path in lake.files("quarantine", settings=settings, name=batch_id):
+        before = lake.read_file("quarantine", path)
+        before = before[before["replayed_at"].notna()].set_index("quarantine_id")
+        is_marked = rows["quarantine_id"].isin(before.index)
+        for mark in marks:
+            rows.loc[is_marked, mark] = before.loc[rows.loc[is_marked, "quarantine_id"], mark].to_numpy()
+    return rows
+
+
+def _identity_fault(value: Any, record: Record) -> str | None:
+    claimed = value.get("sounder_id") if isinstance(value, dict) else None
+    if claimed is None or record.sounder_id is None or claimed == record.sounder_id:
+        return None
+    return f"sounder_id_mismatch: the item says {str(claimed)[:80]!r}, it was sent as {record.sounder_id!r}"
+
+
+def _with_provenance(value: Any, record: Record) -> Any:
+    """The item with what only the landing may say; a sender's own words on it are overruled.
+
+    One exception, which claims nothing: an item may call itself simulated, by whatever channel it comes.
+    """
+    if not isinstance(value, dict):
+        return value
+    sounder_id = value.get("sounder_id")
+    return {
+        **value,
+        "sounder_id": record.sounder_id if sounder_id is None else sounder_id,
+        "received_at": record.received_at,
+        "available_at": record.received_at,
+        "source": SIMULATED if value.get("source") == SIMULATED else record.source,
+        "licence": record.licence,
+    }
+
+
+def _rejected(
+    index: int,
+    position: int | None,
+    record: Record,
+    raw: bytes,
+    stage: str,
+    reasons: Sequence[str],
+    value: Any = None,
+) -> Rejected:
+    claimed = value.get("sounder_id") if isinstance(value, dict) else None
+    return Rejected(
+        record_index=index,
+        item_index=position,
+        raw=raw,
+        stage=stage,
+        reasons=list(reasons),
+        received_at=record.received_at,
+        sounder_id=record.sounder_id if record.sounder_id is not None else claimed,
+        source=record.source,
+        licence=record.licence,
+    )
+
+
+def _decode_again(dataset: str, raw: bytes) -> list[Any]:
+    content_type = "text/plain" if raw.lstrip()[:1] == b"#" else "application/json"
+    items = decode(raw, content_type)
+    for item in items:
+        if item.fault is not None:
+            raise DecodeError(item.fault)
+    return [item.value for item in items]
+
+
+def _relative(path: Path, settings: Settings) -> str:
+    try:
+        return path.relative_to(settings.lake_root).as_posix()
+    except ValueError:
+        return str(path)

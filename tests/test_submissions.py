@@ -1,0 +1,103 @@
+"""From bytes to items: each item keeps its own bytes, a bad one spares its neighbours, bad bytes say why."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.submissions import DecodeError, decode
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    items=st.lists(st.dictionaries(st.text(max_size=5), JSON_VALUES, max_size=4), max_size=5),
+    indent=st.sampled_from([None, 0, 2]),
+    shape=st.sampled_from(["list", "envelope", "late envelope"]),
+    is_ascii=st.booleans(),
+)
+def test_every_item_comes_back_with_exactly_its_own_bytes(
+    items: list[dict[str, Any]], indent: int | None, shape: str, is_ascii: bool
+) -> None:
+    document: Any = items
+    if shape == "envelope":
+        document = {"items": items, "note": [1, {"items": 2}]}
+    elif shape == "late envelope":
+        document = {"note": {"items": [1, "]"]}, "items": items}
+    payload = f" {json.dumps(document, indent=indent, ensure_ascii=is_ascii)}\n".encode("utf-8", "replace")
+    decoded = decode(payload)
+    assert len(decoded) == len(items)
+    for item in decoded:
+        assert item.raw() in payload
+        assert json.loads(item.raw()) == item.value
+
+
+def test_one_object_is_one_item_with_the_whole_payload() -> None:
+    (item,) = decode(b' {"a": 1} ')
+    assert (item.value, item.raw(), item.fault) == ({"a": 1}, b' {"a": 1} ', None)
+
+
+def test_a_repeated_key_faults_its_item_only() -> None:
+    good, bad, nested = decode(b'[{"a": 1}, {"a": 1, "a": 2}, {"tx": {"b": 1, "b": 1}}]')
+    assert good.fault is None
+    assert bad.fault == "decode: the object names a key twice"
+    assert bad.raw() == b'{"a": 1, "a": 2}'
+    assert nested.fault == "decode: object tx names a key twice"
+
+
+def test_not_a_number_is_left_to_the_contract() -> None:
+    values = [item.value["a"] for item in decode(b'[{"a": NaN}, {"a": -Infinity}, {"a": 1e999}, {"a": 1}]')]
+    assert math.isnan(values[0])
+    assert values[1:] == [-math.inf, math.inf, 1]
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe{}", r"byte 0 \(0xff\) is not UTF-8"),
+        (b'{"a": 1', "not JSON"),
+        (b'{"a": 1} {"b": 2}', "not JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"items": [], "items": []}', "the envelope names a key twice"),
+    ],
+)
+def test_unreadable_bytes_say_why(payload: bytes, message: str) -> None:
+    with pytest.raises(DecodeError, match=message):
+        decode(payload)
+
+
+def test_giro_text_gives_items_and_keeps_its_bad_lines() -> None:
+    text = (
+        "# Global Ionospheric Radio Observatory\n"
+        "# Location: GEO 42.6N 288.5E, URSI-Code MHJ45 MILLSTONE HILL\n"
+        "#Time                     CS   foF2 QD\n"
+        "2019-01-01T00:00:00.000Z  50  2.250 //\n"
+        "2019-01-01T00:15:00.000Z  50\n"
+    )
+    good, bad = decode(text.encode(), "text/plain; charset=utf-8")
+    assert good.value["fof2_mhz"] == 2.25
+    assert json.loads(good.raw()) == good.value
+    assert bad.raw() == b"2019-01-01T00:15:00.000Z  50"
+    assert bad.fault is not None
+    assert bad.fault.startswith("decode: line 5: ")
+    with pytest.raises(DecodeError, match="not of a known format"):
+        decode(b"<html>busy</html>", "text/html")
+
+
+@given(payload=st.binary(max_size=60))
+def test_no_bytes_whatever_raise_anything_else(payload: bytes) -> None:
+    for content_type in ("application/json", "text/plain"):
+        try:
+            decode(payload, content_type)
+        except DecodeError:
+            continue
