@@ -86,7 +86,7 @@ class SolarLevels:
 
 
 class Background:
-    """IRI at any time and place. One instance may be shared by threads; building one reads 10 MB of coefficients (0.3 s).
+    """IRI at any time and place. One instance may be shared by threads; building one reads 10 MB of coefficients (0.1 s).
 
     ``n_threads``: cores to use, default all that this process may run on. Results do not depend on it.
     """
@@ -94,6 +94,8 @@ class Background:
     def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = len(os.sched_getaffinity(0)) if n_threads is None else n_threads
         self._climatology = _load_climatology()
+        #: Smallest foF2 (MHz), hmF2 (km), M(3000)F2, B0 (km), B1: the maps are extrapolated beyond index 0 and 100.
+        self.floors: tuple[float, float, float, float, float] = self._climatology.floors
 
     def at(
         self, times: Times, latitude_deg: ArrayLike, longitude_deg: ArrayLike, ig12: ArrayLike
@@ -118,7 +120,7 @@ class Background:
         """The mapped parameters at solar index 0 and 100, from which any index is cheap; arguments as in :meth:`at`."""
         time_us, latitude, longitude, _ = _points(times, latitude_deg, longitude_deg, 0.0)
         levels = self._climatology.levels(time_us, latitude, longitude, n_threads=self.n_threads)
-        return SolarLevels(levels[0], levels[1], levels[2], levels[3], levels[4], self._climatology.floors)
+        return SolarLevels(levels[0], levels[1], levels[2], levels[3], levels[4], self.floors)
 
     def quasi_dipole(
         self, latitude_deg: ArrayLike, longitude_deg: ArrayLike, year: int
