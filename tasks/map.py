@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -386,7 +387,7 @@ def _draw_panel(
         alpha=0.8,
     )
     _draw_coast(axes, west, east, south, north, 0.9 if panel.is_main else 0.6)
-    _draw_graticule(axes, 9 if panel.is_main else 5)
+    _draw_graticule(axes, panel.box)
     _draw_sun(axes, grid, valid_time, panel.is_main)
     labels = list(
         axes.clabel(
@@ -404,7 +405,7 @@ def _draw_panel(
         filled,
         cax=figure.add_axes(_fraction((left, top + height + 28, width, 11), height_px)),
         orientation="horizontal",
-        ticks=levels if len(levels) * 38 < width else levels[::2],
+        ticks=levels[:: math.ceil(len(levels) * 38 / width)],
         format=lambda value, _: f"{value:g}",
     )
     bar.ax.tick_params(labelsize=9.5, length=3, colors=QUIET)
@@ -432,12 +433,16 @@ def _draw_coast(axes: Axes, west: float, east: float, south: float, north: float
     axes.add_collection(LineCollection(lines, colors=INK, linewidths=line_width, zorder=3), autolim=False)
 
 
-def _draw_graticule(axes: Axes, n_lines: int) -> None:
+def _draw_graticule(axes: Axes, box: Box) -> None:
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     west, east = axes.get_xlim()
     south, north = axes.get_ylim()
-    for axis, span in ((axes.xaxis, east - west), (axes.yaxis, north - south)):
+    _, _, width, height = box
+    for axis, span, n_lines in (
+        (axes.xaxis, east - west, min(9, width / 70)),
+        (axes.yaxis, north - south, min(9, height / 45)),
+    ):
         step = next(step for step in (0.5, 1, 2, 5, 10, 15, 30, 60) if step == 60 or span / step <= n_lines)
         axis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(

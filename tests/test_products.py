@@ -6,8 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import random
+import signal
 import subprocess
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -235,6 +238,41 @@ def test_really_full_disk(tmp_path: Path) -> None:
             assert_whole(version)
     finally:
         subprocess.run(["umount", str(home)], check=True)
+
+
+@pytest.mark.usefixtures("plain_map")
+def test_killed_publisher_leaves_whole_products(settings: Settings) -> None:
+    """Kill -9 at random moments: what `current` shows is whole, and the next publisher goes on."""
+    root = settings.products_root
+    publish_products(settings, *make_cycle())
+    generator = random.Random(60)
+    for number in range(12):
+        cycles = [
+            make_cycle(valid_time=VALID_TIME + timedelta(days=number, minutes=15 * step))
+            for step in range(1, 20)
+        ]
+        n_before = len(list((root / "versions").iterdir()))
+        child = os.fork()
+        if child == 0:  # never returns into pytest
+            for cycle in cycles:
+                publish_products(settings, *cycle)
+            signal.pause()
+        deadline = time.monotonic() + 30
+        while len(list((root / "versions").iterdir())) == n_before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(generator.uniform(0.0, 0.15))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for version in (root / "versions").iterdir():
+            assert_whole(version)
+        assert_whole(root / "current")
+        assert len(list((root / "versions").iterdir())) > n_before, (
+            "the child wrote nothing: this proves nothing"
+        )
+    folder = publish_products(settings, *make_cycle(valid_time=VALID_TIME + timedelta(days=20)))
+    assert (settings.products_root / "current").resolve() == folder.resolve()
+    assert_whole(settings.products_root / "current")
+    assert not list(settings.products_root.glob(".staged-*"))
 
 
 @pytest.mark.usefixtures("plain_map")
