@@ -251,6 +251,13 @@ def check_credential(engine: Engine, sounder_id: str, credential: str) -> bool:
     return any(matches)
 
 
+def credential_owner(engine: Engine, credential: str) -> str | None:
+    """The sounder a valid credential belongs to; None for any other text."""
+    with Session(engine.execution_options(is_reading=True)) as session:
+        row = session.get(Credential, _hash(credential))
+        return None if row is None or row.is_revoked else row.sounder_id
+
+
 def get_sounder(engine: Engine, sounder_id: str) -> Sounder | None:
     """The sounder's present metadata, detached from the session."""
     with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:

@@ -1,0 +1,448 @@
+"""HTTP landing zone: `python -m services.gateway`.
+
+    POST /ionogram, /measurement   one observation, or a list of them
+    POST /batch                    {"dataset": …, "items": […]}; without "dataset" each item names its own
+    POST /register                 a sounder's metadata; answers its credential, once
+    GET  /health                   200 only while the spool can be written
+
+An answer 202 means that the request's bytes are on disk. It carries a receipt per item: what the check at the door
+says of it. A rejected item has landed too, for the quarantine. Everything else is an error of RFC 9457
+(`application/problem+json`), and nothing of the request was stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tasks import catalog
+from tasks.landing.group_commit import GroupCommit, Overloaded
+from tasks.landing.receipts import DATASETS, receipt
+from tasks.landing.spool import Record
+from tasks.settings import Settings, SettingsError, load_settings
+from tasks.submissions import decode
+
+log = logging.getLogger("services.gateway")
+
+BODY_BYTES = 8 * 2**20
+BATCH_ITEMS = 10_000
+BODY_TIMEOUT_S = 30.0
+"""A body that takes longer is cut off: a slow sender must not hold a connection for ever."""
+LARGE_BATCH_ITEMS = 50
+"""Above this the items are judged in a thread, so that single posts do not wait behind a large batch."""
+SOURCES = ("http", "file", "simulated")
+"""What a sender may say of the origin of a batch; the names of pull sources are not for them to take."""
+CREDENTIAL_CACHE_S = 10.0
+"""A revoked credential is refused within this time."""
+RETRY_DISK_S = 30
+RETRY_LOAD_S = 1
+
+
+class Problem(Exception):  # noqa: N818 - named as in RFC 9457
+    """An answer other than 202: `detail` tells the sender what to do."""
+
+    def __init__(self, status: int, title: str, detail: str, **headers: str) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail = status, title, detail
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def create_app(settings: Settings, commit: GroupCommit | None = None) -> Starlette:
+    """The ASGI application; its lifespan starts and stops the commit thread and seals the spool."""
+    gateway = _Gateway(settings, commit or GroupCommit(settings.spool_root / "http"))
+    return Starlette(
+        routes=[
+            Route("/ionogram", gateway.post_ionogram, methods=["POST"]),
+            Route("/measurement", gateway.post_measurement, methods=["POST"]),
+            Route("/batch", gateway.post_batch, methods=["POST"]),
+            Route("/register", gateway.post_register, methods=["POST"]),
+            Route("/health", gateway.get_health, methods=["GET"]),
+        ],
+        exception_handlers={Problem: _problem, HTTPException: _http_problem, Exception: _server_problem},
+        lifespan=gateway.lifespan,
+    )
+
+
+class _Gateway:
+    def __init__(self, settings: Settings, commit: GroupCommit) -> None:
+        self.settings = settings
+        self.commit = commit
+        self.credentials: dict[str, tuple[float, str]] = {}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(self.commit.start)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.commit.stop)
+
+    async def post_ionogram(self, request: Request) -> Response:
+        return await self._observations(request, "ionograms")
+
+    async def post_measurement(self, request: Request) -> Response:
+        return await self._observations(request, "measurements")
+
+    async def _observations(self, request: Request, dataset: str) -> Response:
+        sounder_id, body, document = await self._receive(request)
+        items = document if isinstance(document, list) else [document]
+        _check_count(items)
+        return await self._land(
+            [(dataset, body)], [(dataset, item) for item in items], sounder_id, "http", None
+        )
+
+    async def post_batch(self, request: Request) -> Response:
+        sounder_id, body, document = await self._receive(request)
+        if not isinstance(document, dict) or not isinstance(document.get("items"), list):
+            raise Problem(400, "Not a batch", 'the body must be {"dataset": …, "items": […]}')
+        items: list[Any] = document["items"]
+        _check_count(items)
+        dataset, source, licence = (
+            document.get("dataset"),
+            document.get("source", "http"),
+            document.get("licence"),
+        )
+        if dataset is not None and dataset not in DATASETS:
+            raise Problem(400, "Unknown dataset", f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
+        if source not in SOURCES:
+            raise Problem(400, "Unknown source", f"source {source!r} is not one of {', '.join(SOURCES)}")
+        if licence is not None and not (
+            isinstance(licence, str) and licence.isprintable() and len(licence) <= 200
+        ):
+            raise Problem(400, "Bad licence", "licence must be a text of at most 200 printable characters")
+        named = [(_dataset_of(item, dataset), item) for item in items]
+        return await self._land(_split(body, named), named, sounder_id, source, licence)
+
+    async def _receive(self, request: Request) -> tuple[str | None, bytes, Any]:
+        """Who sends (None when not said), the raw body, and what it says."""
+        sounder_id = await self._authenticate(request)
+        body = await _read_body(request)
+        return sounder_id, body, _parse(body)
+
+    async def _land(
+        self,
+        payloads: list[tuple[str | None, bytes]],
+        items: list[tuple[str | None, Any]],
+        sounder_id: str | None,
+        source: str,
+        licence: str | None,
+    ) -> Response:
+        now = datetime.now(UTC)
+        records = [
+            Record("http", dataset, sounder_id, now, "application/json", payload, source, licence)
+            for dataset, payload in payloads
+        ]
+        try:
+            durable = asyncio.wrap_future(self.commit.submit(records))
+        except Overloaded as error:
+            raise Problem(503, "Busy", f"{error}; send again", Retry_After=str(RETRY_LOAD_S)) from error
+
+        def judge() -> list[dict[str, Any]]:
+            max_future_at = now + timedelta(seconds=self.settings.max_future_s)
+            server_time = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            return [
+                receipt(
+                    dataset, item, sounder_id=sounder_id, server_time=server_time, max_future_at=max_future_at
+                )
+                for dataset, item in items
+            ]
+
+        receipts = judge() if len(items) <= LARGE_BATCH_ITEMS else await asyncio.to_thread(judge)
+        try:
+            await durable
+        except OSError as error:
+            detail = f"the observations could not be stored ({error.strerror}); send them again later"
+            raise Problem(503, "Cannot store", detail, Retry_After=str(RETRY_DISK_S)) from error
+        return _answer(202, {"receipts": receipts})
+
+    async def post_register(self, request: Request) -> Response:
+        credential_of, _, metadata = await self._receive(request)
+        described = _metadata(metadata)
+        sounder_id = described["sounder_id"]
+        if credential_of is not None and credential_of != sounder_id:
+            raise Problem(
+                403, "Not yours", f"the credential belongs to {credential_of!r}, not to {sounder_id!r}"
+            )
+
+        def register() -> str | None:
+            engine = catalog.open_catalog(self.settings)
+            if credential_of is None and catalog.get_sounder(engine, sounder_id) is not None:
+                detail = f"{sounder_id!r} is registered: to change its metadata send its credential as bearer token"
+                raise Problem(409, "Registered already", detail)
+            return catalog.register_sounder(engine, **described, now=datetime.now(UTC))
+
+        try:
+            credential = await asyncio.to_thread(register)
+        except (SQLAlchemyError, catalog.CatalogError) as error:
+            log.error("event=register-failed sounder=%s reason=%r", sounder_id, str(error))
+            raise Problem(503, "Cannot register", "the catalog is not available", Retry_After="30") from error
+        log.info("event=registered sounder=%s is_new=%s", sounder_id, credential is not None)
+        if credential is None:
+            return _answer(200, {"sounder_id": sounder_id})
+        return _answer(201, {"sounder_id": sounder_id, "credential": credential})
+
+    async def get_health(self, _: Request) -> Response:
+        try:
+            await asyncio.to_thread(self.commit.check)
+        except OSError as error:
+            detail = f"the spool cannot be written: {error.strerror or error}"
+            raise Problem(503, "Cannot store", detail, Retry_After=str(RETRY_DISK_S)) from error
+        return _answer(200, {"status": "ok"})
+
+    async def _authenticate(self, request: Request) -> str | None:
+        """The sounder whose credential the request carries; None when it carries none."""
+        header = request.headers.get("authorization")
+        if header is None:
+            return None
+        scheme, _, credential = header.partition(" ")
+        challenge = {"WWW_Authenticate": 'Bearer realm="autonvis"'}
+        if scheme.lower() != "bearer" or not credential.strip():
+            raise Problem(401, "Not authorized", "send `Authorization: Bearer <credential>`", **challenge)
+        credential = credential.strip()
+        known_until_s, sounder_id = self.credentials.get(credential, (0.0, ""))
+        if known_until_s > time.monotonic():
+            return sounder_id
+
+        def look_up() -> str | None:
+            return catalog.credential_owner(catalog.open_catalog(self.settings), credential)
+
+        try:
+            owner = await asyncio.to_thread(look_up)
+        except (SQLAlchemyError, catalog.CatalogError) as error:
+            log.error("event=authenticate-failed reason=%r", str(error))
+            raise Problem(
+                503, "Cannot authenticate", "the catalog is not available", Retry_After="30"
+            ) from error
+        if owner is None:
+            raise Problem(401, "Not authorized", "the credential is not known", **challenge)
+        if len(self.credentials) > 10_000:
+            self.credentials.clear()
+        self.credentials[credential] = (time.monotonic() + CREDENTIAL_CACHE_S, owner)
+        return owner
+
+
+async def _read_body(request: Request) -> bytes:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise Problem(
+            415, "Encoding not supported", f"send the body plain, not with Content-Encoding {encoding!r}"
+        )
+    too_large = Problem(413, "Too large", f"at most {BODY_BYTES} bytes a request", Connection="close")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > BODY_BYTES:
+        raise too_large
+    chunks: list[bytes] = []
+    n_bytes = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                n_bytes += len(chunk)
+                if n_bytes > BODY_BYTES:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError as error:
+        detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
+        raise Problem(408, "Too slow", detail, Connection="close") from error
+    except ClientDisconnect as error:
+        raise Problem(400, "Gone", "the sender has left") from error
+    return b"".join(chunks)
+
+
+def _parse(body: bytes) -> Any:
+    """The body's JSON. NaN and Infinity, which JSON forbids, are read too: the item is refused, not its neighbours."""
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        pass
+    try:
+        return json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Problem(400, "Not JSON", f"byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise Problem(400, "Not JSON", "it is nested too deeply") from error
+    except ValueError as error:
+        raise Problem(400, "Not JSON", str(error)) from error
+
+
+def _check_count(items: list[Any]) -> None:
+    if not items:
+        raise Problem(400, "Empty", "there is no item in the body")
+    if len(items) > BATCH_ITEMS:
+        raise Problem(413, "Too many", f"{len(items)} items; at most {BATCH_ITEMS} a request")
+
+
+def _dataset_of(item: Any, default: str | None) -> str | None:
+    named = item.get("dataset", default) if isinstance(item, dict) else default
+    return named if named in DATASETS else None
+
+
+def _split(body: bytes, named: list[tuple[str | None, Any]]) -> list[tuple[str | None, bytes]]:
+    """What to land per dataset: the body itself, or when it mixes datasets each one's items, byte by byte as sent."""
+    datasets = list(dict.fromkeys(dataset for dataset, _ in named))
+    if len(datasets) == 1:
+        return [(datasets[0], body)]
+    raw = [item.raw() for item in decode(body)]
+    return [
+        (dataset, b"[" + b",".join(raw[i] for i, (name, _) in enumerate(named) if name == dataset) + b"]")
+        for dataset in datasets
+    ]
+
+
+class _Metadata(msgspec.Struct, forbid_unknown_fields=False):
+    """What a sounder says of itself."""
+
+    sounder_id: str
+    kind: str = "ionosonde"
+    name: str = ""
+    latitude_deg: float | None = None
+    longitude_deg: float | None = None
+    altitude_m: float | None = None
+
+
+def _metadata(document: Any) -> dict[str, Any]:
+    try:
+        known = msgspec.structs.asdict(msgspec.convert(document, _Metadata))
+    except msgspec.ValidationError as error:
+        raise Problem(400, "Bad metadata", str(error)) from error
+    if not _is_sounder_id(known["sounder_id"]):
+        detail = "sounder_id must be 1 to 64 letters, digits or _ . - and begin with a letter or digit"
+        raise Problem(400, "Bad metadata", detail)
+    for name, low, high in (
+        ("latitude_deg", -90, 90),
+        ("longitude_deg", -180, 360),
+        ("altitude_m", -500, 100_000),
+    ):
+        value = known[name]
+        if value is not None and not low <= value <= high:
+            raise Problem(400, "Bad metadata", f"{name} must be between {low} and {high}, got {value}")
+    if known["longitude_deg"] is not None and known["longitude_deg"] > 180:
+        known["longitude_deg"] -= 360
+    if len(known["kind"]) > 32 or len(known["name"]) > 200:
+        raise Problem(400, "Bad metadata", "kind has at most 32 characters, name at most 200")
+    details = {name: value for name, value in document.items() if name not in known}
+    return {**known, "details": details}
+
+
+def _is_sounder_id(text: str) -> bool:
+    plain = text.replace("_", "").replace(".", "").replace("-", "")
+    return 0 < len(text) <= 64 and text[0].isalnum() and plain.isalnum() and text.isascii()
+
+
+def _answer(status: int, document: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(document), status, media_type="application/json")
+
+
+def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    document = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
+    body = msgspec.json.encode({name: _encodable(value) for name, value in document.items()})
+    return Response(body, error.status, error.headers, media_type="application/problem+json")
+
+
+def _http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    problem = Problem(error.status_code, str(error.detail), f"{request.method} {request.url.path}")
+    problem.headers = dict(error.headers or {})
+    return _problem(request, problem)
+
+
+def _server_problem(request: Request, error: Exception) -> Response:
+    log.error("event=failed path=%s", request.url.path, exc_info=error)
+    return _problem(request, Problem(500, "Internal error", "the request was not stored; this is logged"))
+
+
+def _encodable(value: Any) -> Any:
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, ending in order on SIGTERM and SIGINT instead of dying by them afterwards."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; `announce` gets the address once it listens.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in settings.gateway_host else socket.AF_INET
+    listener = socket.create_server(
+        (settings.gateway_host, settings.gateway_port), family=family, backlog=2048
+    )
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+    )
+    with listener:
+        announce(f"http://{settings.gateway_host}:{listener.getsockname()[1]}")
+        asyncio.run(_Server(config).serve(sockets=[listener]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; settings come from `AUTONVIS_*`, host and port may be given here."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.gateway",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help="address to listen on (default: AUTONVIS_GATEWAY_HOST)")
+    parser.add_argument("--port", type=int, help="port, 0 for a free one (default: AUTONVIS_GATEWAY_PORT)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = load_settings()
+        given = {"gateway_host": options.host, "gateway_port": options.port}
+        settings = settings.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
+        )
+        catalog.open_catalog(settings)
+        serve(
+            settings,
+            lambda url: log.info("event=listening url=%s spool=%s", url, settings.spool_root / "http"),
+        )
+    except (SettingsError, catalog.CatalogError) as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        address = f"{settings.gateway_host}:{settings.gateway_port}"
+        print(f"gateway: cannot listen on {address} or write {settings.home}: {error}", file=sys.stderr)
+        return 1
+    log.info("event=stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Receipts: the identity is the one curation computes, and every reason names field and value."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.landing.receipts import identity, receipt
+from tasks.validation import build_frame
+
+NOW = datetime(2031, 1, 2, 12, tzinfo=UTC)
+IONOGRAM = {
+    "sounder_id": "TST01", "observed_at": "2031-01-02T11:00:00Z", "latitude_deg": 50.0, "longitude_deg": 358.5,
+    "fof2_mhz": 5.5,
+}  # fmt: skip
+MEASUREMENT = {
+    "sounder_id": "TST01", "observed_at": "2031-01-02T11:00:00Z", "tx_latitude_deg": 50.0, "tx_longitude_deg": 10.0,
+    "rx_latitude_deg": 50.5, "rx_longitude_deg": 10.0, "frequency_mhz": 5.123,
+}  # fmt: skip
+
+
+def judged(dataset: str | None, item: Any, sounder_id: str | None = None) -> dict[str, Any]:
+    return receipt(dataset, item, sounder_id=sounder_id, server_time="now", max_future_at=NOW)
+
+
+times = st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)).flatmap(  # noqa: DTZ001
+    lambda naive: st.integers(-840, 840).map(
+        lambda minutes: naive.replace(tzinfo=timezone(timedelta(minutes=minutes))).isoformat()
+    )
+)
+sounders = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
+
+
+@settings(deadline=None)
+@given(sounders, times, st.floats(1.6, 30), st.sampled_from(["O", "X", "U", None]))
+def test_identity_is_curations(
+    sounder_id: str, observed_at: str, frequency_mhz: float, mode: str | None
+) -> None:
+    common = {"sounder_id": sounder_id, "observed_at": observed_at}
+    items: list[tuple[str, dict[str, Any]]] = [
+        ("ionograms", {**IONOGRAM, **common}),
+        ("measurements", {**MEASUREMENT, **common, "frequency_mhz": frequency_mhz, "mode": mode}),
+    ]
+    for dataset, item in items:
+        frame, _ = build_frame(dataset, [item])
+        assert identity(dataset, item, None) == (
+            frame["observation_id"].iloc[0], datetime.fromisoformat(observed_at)
+        )  # fmt: skip
+
+
+def test_an_item_without_sounder_gets_the_senders() -> None:
+    item = {name: value for name, value in IONOGRAM.items() if name != "sounder_id"}
+    assert identity("ionograms", item, "TST01") == identity("ionograms", IONOGRAM, None)
+    assert identity("ionograms", item, None)[0] is None
+
+
+def test_good_items_are_accepted() -> None:
+    for dataset, item in (("ionograms", IONOGRAM), ("measurements", MEASUREMENT)):
+        answer = judged(dataset, item)
+        assert answer["reasons"] == []
+        assert answer["status"] == "accepted"
+        assert len(answer["observation_id"]) == 32
+    assert judged("ionograms", {**IONOGRAM, "observation_id": "mine-7"})["observation_id"] == "mine-7"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"fof2_mhz": 99}, "fof2_mhz: 99"),
+        ({"fof2_mhz": math.nan}, "fof2_mhz: nan is not a number; a missing value is null"),
+        ({"fof2_mhz": -math.inf}, "fof2_mhz: -inf is not a number"),
+        ({"fof2_mhz": 10**400}, "fof2_mhz: 1000"),
+        ({"fof2_mhz": "5.5"}, "fof2_mhz: "),
+        ({"longitude_deg": 400}, "longitude_deg: 400"),
+        ({"observed_at": "2031-01-02T11:00:00"}, "observed_at: "),
+        ({"observed_at": "2031-01-02T13:00:00Z"}, "is in the future"),
+        ({"observed_at": None}, "observed_at: "),
+        ({"sounder_id": "\ud800"}, "cannot be read"),
+    ],
+)
+def test_bad_items_are_rejected_with_a_reason(change: dict[str, Any], reason: str) -> None:
+    answer = judged("ionograms", {**IONOGRAM, **change})
+    assert answer["status"] == "rejected"
+    assert any(reason in text for text in answer["reasons"]), answer["reasons"]
+    assert all(len(text) <= 300 for text in answer["reasons"])
+
+
+def test_what_is_no_item_is_rejected() -> None:
+    for value in (None, 5, "text", [], [[]]):
+        assert judged("ionograms", value)["status"] == "rejected"
+    assert "unknown" in judged(None, IONOGRAM)["reasons"][0]
+    assert "credential is 'OTHER'" in judged("ionograms", IONOGRAM, "OTHER")["reasons"][0]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.sampled_from(["ionograms", "measurements"]),
+    st.sampled_from([*IONOGRAM, *MEASUREMENT, "tx"]),
+    json_values,
+)
+def test_any_value_gets_a_receipt(dataset: str, name: str, value: Any) -> None:
+    for item in (value, {**IONOGRAM, name: value}, {**MEASUREMENT, name: value}):
+        answer = judged(dataset, item)
+        assert answer["status"] in ("accepted", "rejected")
+        assert (answer["status"] == "accepted") == (answer["reasons"] == [])
