@@ -37,6 +37,11 @@ Array = NDArray[np.float64]
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 EARTH_RADIUS_KM = 6371.0088
 
+MICROSECONDS_PER_HOUR = 3_600_000_000
+INPUT_COLUMNS = [
+    *("observation_id", "sounder_id", "observed_at", "available_at", "latitude_deg", "longitude_deg"),
+    *("confidence_score", *QUANTITIES),
+]
 FEEDBACK_COLUMNS = [
     "cycle_id",
     "valid_time",
@@ -195,7 +200,7 @@ def run_cycle(
     """
     valid_at, available_at = _utc(valid_time, "valid_time"), _utc(available_until, "available_until")
     known = _known(observations, valid_at, available_at)
-    window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.window.window_h)].reset_index(
+    window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
         drop=True
     )
     stations, station = _locate(window, background, valid_at.year)
@@ -276,7 +281,7 @@ def _utc(value: datetime, name: str) -> pd.Timestamp:
 def _known(observations: pd.DataFrame, valid_at: pd.Timestamp, available_at: pd.Timestamp) -> pd.DataFrame:
     """Observations of the last days that were there, one row per id, in an order that their order does not decide."""
     is_known = (observations["observed_at"] <= valid_at) & (observations["available_at"] <= available_at)
-    chosen = observations[is_known]
+    chosen = observations.loc[is_known, INPUT_COLUMNS]
     chosen = chosen.sort_values(["observed_at", "sounder_id", "observation_id"], kind="stable")
     return chosen.drop_duplicates("observation_id").reset_index(drop=True)
 
@@ -324,9 +329,13 @@ class IndexChooser:
         value = window["fof2_mhz"].to_numpy(dtype=np.float64)
         limits = kernel.fof2_mhz
         floor = levels.floors[0]
-        self._rows = np.flatnonzero(
+        is_usable = (
             (value >= limits.minimum) & (value <= limits.maximum) & (levels.fof2_mhz > floor).all(axis=0)
         )
+        usable = np.flatnonzero(is_usable)
+        # A slow quantity needs no fast sampling: one observation per station and interval of the clock.
+        is_repeated = _repeated(age_h[usable], station[usable], kernel, _hour_of(window, age_h))
+        self._rows = usable[~is_repeated]
         self._value = value[self._rows]
         self._levels = levels.fof2_mhz[:, self._rows]
         self._station = station[self._rows]
@@ -386,15 +395,14 @@ def _forward(values: Array, quantity: Quantity) -> Array:
         return np.log(values)
 
 
-def _thinned(
+def _repeated(
     age_h: Array, station: NDArray[np.int64], kernel: KernelConfig, valid_hour: float
 ) -> NDArray[np.bool_]:
-    """Rows beyond the full-rate hours that are not the newest of their station and interval of the clock."""
-    interval_h = kernel.window.thinned_minutes / 60.0
-    interval = np.floor((valid_hour - age_h) / interval_h + 1e-9)
+    """Rows that are not the newest of their station in the thinning interval of the clock; rows in order of time."""
+    interval = np.floor((valid_hour - age_h) / (kernel.window.thinned_minutes / 60.0) + 1e-9)
     newest_first = pd.DataFrame({"station": station, "interval": interval})[::-1]
     is_repeated: NDArray[np.bool_] = newest_first.duplicated().to_numpy(dtype=np.bool_)[::-1]
-    return np.logical_and(age_h > kernel.window.full_rate_h, is_repeated)
+    return is_repeated
 
 
 def _solve(
@@ -412,7 +420,7 @@ def _solve(
 ) -> Solved:
     quantity = kernel.quantity(name)
     value_of_window = window[name].to_numpy(dtype=np.float64)
-    rows = np.flatnonzero(~np.isnan(value_of_window))
+    rows = np.flatnonzero(~np.isnan(value_of_window) & (age_of_window_h < kernel.window.window_h))
     value, station, age_h = value_of_window[rows], station_of_window[rows], age_of_window_h[rows]
     time_h = -age_h
     transformed = _forward(value, quantity)
@@ -429,7 +437,8 @@ def _solve(
     }
 
     valid_hour = _hour_of(window, age_of_window_h)
-    is_thinned = _thinned(age_h, station, kernel, valid_hour)
+    is_old = age_h > kernel.window.full_rate_h
+    is_thinned = is_old & _repeated(age_h, station, kernel, valid_hour)
     candidates = np.flatnonzero(~is_thinned)
     flags, screened_weight = rust_core.screen_observations(
         terms,
@@ -601,18 +610,22 @@ def _score(
 def _persistence(name: str, known: pd.DataFrame, rows: pd.DataFrame) -> Array:
     """The station's own observation 24 h earlier, the nearest within the tolerance; NaN without one."""
     result = np.full(len(rows), np.nan)
-    for number, (sounder_id, observed_at) in enumerate(
-        zip(rows["sounder_id"], rows["observed_at"], strict=True)
-    ):
-        wanted = observed_at - pd.Timedelta(hours=PERSISTENCE_H)
-        tolerance = pd.Timedelta(hours=PERSISTENCE_TOLERANCE_H)
-        first = known["observed_at"].searchsorted(wanted - tolerance, side="left")
-        last = known["observed_at"].searchsorted(wanted + tolerance, side="right")
-        near = known.iloc[first:last]
-        near = near[(near["sounder_id"] == sounder_id) & near[name].notna()]
-        if len(near):
-            result[number] = near[name].iloc[int((near["observed_at"] - wanted).abs().to_numpy().argmin())]
+    time_us = _microseconds(known["observed_at"])
+    sounder_id, value = known["sounder_id"].to_numpy(), known[name].to_numpy(dtype=np.float64)
+    tolerance_us = PERSISTENCE_TOLERANCE_H * MICROSECONDS_PER_HOUR
+    wanted_us = _microseconds(rows["observed_at"]) - PERSISTENCE_H * MICROSECONDS_PER_HOUR
+    for number, (own, wanted) in enumerate(zip(rows["sounder_id"], wanted_us, strict=True)):
+        first = np.searchsorted(time_us, wanted - tolerance_us, side="left")
+        last = np.searchsorted(time_us, wanted + tolerance_us, side="right")
+        near = first + np.flatnonzero((sounder_id[first:last] == own) & ~np.isnan(value[first:last]))
+        if near.size:
+            result[number] = value[near[np.abs(time_us[near] - wanted).argmin()]]
     return result
+
+
+def _microseconds(times: pd.Series[Any]) -> NDArray[np.int64]:
+    """UTC microseconds since 1970, shape (n,)."""
+    return np.asarray(pd.DatetimeIndex(times).as_unit("us").asi8)
 
 
 # --- the grid -------------------------------------------------------------------------------------------------------

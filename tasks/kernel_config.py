@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 class Window(Section):
-    """Which observations a cycle uses."""
+    """Which observations the analysis uses."""
 
     window_h: float = Field(gt=0)
     full_rate_h: float = Field(ge=0)
@@ -41,6 +41,7 @@ class Window(Section):
 class EffectiveIndex(Section):
     """How the index that drives the background is found."""
 
+    window_h: float = Field(gt=0)
     memory_h: float = Field(gt=0)
     minimum_stations: int = Field(ge=1)
     default_ig12: float = Field(ge=-20, le=200)
@@ -136,9 +137,14 @@ class KernelConfig(Section):
         return {"fof2_mhz": self.fof2_mhz, "hmf2_km": self.hmf2_km, "m3000f2": self.m3000f2}[name]
 
     @property
+    def longest_window_h(self) -> float:
+        """Hours of the longer window, the analysis' or the effective index's."""
+        return max(self.window.window_h, self.effective_index.window_h)
+
+    @property
     def lookback_h(self) -> float:
-        """Hours before the valid time that a cycle reads: its window, and yesterday at this hour."""
-        return max(self.window.window_h, PERSISTENCE_H + LONGEST_CYCLE_H + PERSISTENCE_TOLERANCE_H)
+        """Hours before the valid time that a cycle reads: its windows, and yesterday at this hour."""
+        return max(self.longest_window_h, PERSISTENCE_H + LONGEST_CYCLE_H + PERSISTENCE_TOLERANCE_H)
 
     @property
     def config_hash(self) -> str:

@@ -141,7 +141,7 @@ def test_the_index_of_the_observations_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("f107_sfu", "source", "index"), [(None, "default", 75.0), (115.0, "f107", f107_to_ig12(115.0))]
+    ("f107_sfu", "source", "index"), [(None, "default", 70.0), (115.0, "f107", f107_to_ig12(115.0))]
 )
 def test_without_observations_the_climatology_is_published_and_marked(
     f107_sfu: float | None, source: str, index: float
