@@ -21,7 +21,7 @@ from tasks.background import Background
 from tasks.contracts import load_contract
 from tasks.cycle import run_cycle
 from tasks.kernel_config import QUANTITIES, load_kernel_config
-from tasks.observation_files import read_observations
+from tasks.observation_files import read_frame
 from tasks.verification import ALL_STATIONS, skill_table
 
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--stations", action="store_true", help="print the table by station too")
     arguments = parser.parse_args()
 
-    items = pd.concat([read_observations(path) for path in arguments.files], ignore_index=True)
+    items = pd.concat([read_frame(path) for path in arguments.files], ignore_index=True)
     observations = as_ionograms(items)
     start = arguments.start or observations["observed_at"].min().ceil("15min")
     end = observations["observed_at"].max()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.background import Background, f107_to_ig12
 from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, Grid, run_cycle
-from tasks.kernel_config import KernelConfigError, load_kernel_config
+from tasks.kernel_config import KernelConfig, KernelConfigError, load_kernel_config
 from tasks.verification import Prediction, skill_table
 
 NOON = datetime(2022, 10, 24, 12, 0, tzinfo=UTC)
@@ -218,37 +218,41 @@ def test_the_future_and_the_unavailable_have_no_influence() -> None:
     assert cycle(observations, available_until=NOON + timedelta(hours=1)).metadata != whole.metadata
 
 
+def without_control() -> KernelConfig:
+    """Quality control judges each station with the help of all others, the only way a held-out one can speak."""
+    kernel = load_kernel_config()
+    lenient = kernel.quality.model_copy(update={"buddy_sd": 100.0, "full_weight_sd": 100.0})
+    return kernel.model_copy(update={"quality": lenient})
+
+
 def test_a_held_out_station_has_no_influence_on_its_own_prediction() -> None:
-    """Its values change and every check still passes: its prediction and reference stay, the others' move."""
+    """Its values change: its prediction and its reference stay, the others' move."""
     observations = ionograms(3.0)
     moved = observations.copy()
     is_held = moved["sounder_id"] == "DDD04"
-    moved.loc[is_held, "fof2_mhz"] *= 1.02
-    moved.loc[is_held, "hmf2_km"] += 3.0
-    before, after = cycle(observations), cycle(moved)
+    moved.loc[is_held, "fof2_mhz"] *= 1.1
+    moved.loc[is_held, "hmf2_km"] += 20.0
+    before, after = (cycle(rows, kernel=without_control()) for rows in (observations, moved))
     for name in ("fof2_mhz", "hmf2_km"):
-        flags = [
-            set(c.feedback.filter(pa.compute.equal(c.feedback["quantity"], name))["qc_flag"].to_pylist())
-            for c in (before, after)
-        ]
-        weights = [column(c.feedback, "weight", quantity=name) for c in (before, after)]
-        assert flags == [{"accepted"}, {"accepted"}]
-        np.testing.assert_array_equal(weights[0], weights[1])
-        for value in ("holdout_value", "iri_index_value"):
+        for value in ("holdout_value", "holdout_p95", "iri_index_value"):
             own = [column(c.verification, value, quantity=name, sounder_id="DDD04") for c in (before, after)]
+            if value == "holdout_p95" and name == "fof2_mhz":
+                continue  # the error of ln foF2 follows the observed value
             np.testing.assert_allclose(own[0], own[1], rtol=1e-9)
         other = [
             column(c.verification, "holdout_value", quantity=name, sounder_id="EEE05")
             for c in (before, after)
         ]
-        assert not np.allclose(other[0], other[1], rtol=1e-6)
+        assert not np.allclose(other[0], other[1], rtol=1e-4)
 
 
 def test_a_held_out_prediction_equals_the_analysis_without_the_station() -> None:
     observations = ionograms(3.0)
-    whole = cycle(observations)
+    whole = cycle(observations, kernel=without_control())
     without = cycle(
-        observations[observations["sounder_id"] != "DDD04"], grid=Grid.box(50.0, 14.5, 50.5, 15.0, 1.0)
+        observations[observations["sounder_id"] != "DDD04"],
+        kernel=without_control(),
+        grid=Grid.box(50.0, 14.5, 50.5, 15.0, 1.0),
     )
     assert without.analysis is not None
     for name in ("fof2_mhz", "hmf2_km"):
@@ -331,7 +335,7 @@ def altered(folder: Path, old: str, new: str) -> Path:
     [
         ("[quality]", "[quality]\nbuddy = 3", "quality.buddy: Extra inputs are not permitted"),
         ("buddy_sd", "# buddy_sd", "quality.buddy_sd: Field required"),
-        ('spatial = "matern32"', 'spatial = "cubic"', "fof2_mhz.terms.0.spatial"),
+        ('spatial = "matern52"', 'spatial = "cubic"', "fof2_mhz.terms.0.spatial"),
         ("zonal_km", "# zonal_km", "fof2_mhz.terms.0.*zonal_km is needed"),
         ("[window]", "[window", "is not a TOML file"),
     ],
