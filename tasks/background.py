@@ -89,9 +89,12 @@ class Background:
     """IRI at any time and place. One instance may be shared by threads; building one reads 10 MB of coefficients (0.1 s).
 
     ``n_threads``: cores to use, default all that this process may run on. Results do not depend on it.
+    Raises ValueError when it is not positive, FileNotFoundError when PyIRI's coefficient files are missing.
     """
 
     def __init__(self, n_threads: int | None = None) -> None:
+        if n_threads is not None and n_threads < 1:
+            raise ValueError(f"n_threads = {n_threads}: at least 1 is needed")
         self.n_threads = len(os.sched_getaffinity(0)) if n_threads is None else n_threads
         self._climatology = _load_climatology()
         #: Smallest foF2 (MHz), hmF2 (km), M(3000)F2, B0 (km), B1: the maps are extrapolated beyond index 0 and 100.
@@ -113,7 +116,7 @@ class Background:
     def on_grid(
         self, time: datetime | np.datetime64, latitude_deg: ArrayLike, longitude_deg: ArrayLike, ig12: float
     ) -> BackgroundState:
-        """Climatology at n points at one time: :meth:`at` with a single time, as fast as 65,000 points in 0.1 s."""
+        """Climatology at n points at one time: :meth:`at` with a single time, 65,160 points in about 0.04 s on two cores."""
         return self.at(time, latitude_deg, longitude_deg, ig12)
 
     def solar_levels(self, times: Times, latitude_deg: ArrayLike, longitude_deg: ArrayLike) -> SolarLevels:

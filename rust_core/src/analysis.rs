@@ -5,9 +5,10 @@
 //! `S = H B H' + R = L L'`, `C = S^-1`, `alpha = C d`; mean `b(x)' alpha`, variance `B(x,x) - |L^-1 b(x)|^2`.
 //! Rasmussen and Williams (2006), algorithm 2.1; leave-out formulas from their section 5.4.2, by blocks.
 
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::arguments::thread_pool;
 use crate::covariance::{Embedded, Term};
 use crate::error::{KernelError, Result};
 use crate::linalg::{Cholesky, Matrix, dot};
@@ -64,16 +65,6 @@ fn check_places(latitude_deg: &[f64], longitude_deg: &[f64], what: &str) -> Resu
         ))),
         None => Ok(()),
     }
-}
-
-/// A pool of `threads` threads; 0 takes all cores.
-pub fn thread_pool(threads: usize) -> Result<ThreadPool> {
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|error| {
-            KernelError::InvalidArgument(format!("cannot start {threads} threads: {error}"))
-        })
 }
 
 impl Network {

@@ -46,6 +46,11 @@ impl QuasiDipole {
                     n_years.max(1)
                 )));
             }
+            if let Some(value) = array.iter().find(|value| !value.is_finite()) {
+                return Err(KernelError::InvalidArgument(format!(
+                    "{name} holds the coefficient {value}"
+                )));
+            }
         }
         let by_year = (0..n_years)
             .map(|year| {

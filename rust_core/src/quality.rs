@@ -8,7 +8,8 @@
 //! one factorisation: with `delta` added to the error variance of row i,
 //! `C' = C - C_:i C_i: delta / (1 + delta C_ii)`, and rejection is the limit of infinite `delta`.
 
-use crate::analysis::{Network, Rows, thread_pool};
+use crate::analysis::{Network, Rows};
+use crate::arguments::thread_pool;
 use crate::error::{KernelError, Result};
 use crate::linalg::Matrix;
 
