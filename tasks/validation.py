@@ -181,6 +181,8 @@ def _shown(value: Any) -> str:
     """A value as it may stand in a reason: short, on one line, strings quoted."""
     if isinstance(value, pd.Timestamp | datetime):
         return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, list | tuple | Mapping):
         return f"{type(value).__name__} of {len(value)} entries"
     try:
@@ -454,7 +456,7 @@ def _suite(dataset: str) -> tuple[Any, Any]:
         for rule in load_contract(dataset).rules
     ]
     suite = gx.ExpectationSuite(name=dataset, expectations=expectations)
-    asset = _context().data_sources.add_pandas(dataset).add_dataframe_asset(dataset)
+    asset = _context().data_sources.add_or_update_pandas(dataset).add_dataframe_asset(dataset)
     return suite, asset.add_batch_definition_whole_dataframe(dataset)
 
 
@@ -530,7 +532,11 @@ def _reason_texts(rule: Rule, rows: pd.DataFrame, limits: Mapping[str, pd.Timest
         return [
             f"{rule.code}: {b} {_shown(low)} {rule.description} ({a} {_shown(high)})" for high, low in pairs
         ]
-    used = [value["$PARAMETER"] for value in rule.kwargs.values() if isinstance(value, dict)]
+    used = [
+        value["$PARAMETER"]
+        for value in rule.kwargs.values()
+        if isinstance(value, dict) and "$PARAMETER" in value
+    ]
     ending = "".join(f" ({name} accepted is {_shown(limits[name])})" for name in used)
     values = rows[rule.kwargs["column"]].tolist()
     return [f"{rule.code}: {_shown(value)} {rule.description}{ending}" for value in values]
