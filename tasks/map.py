@@ -582,11 +582,12 @@ def _label_stations(axes: Axes, shown: pd.DataFrame, valid_time: datetime, obsta
             )  # fmt: skip
             extent = label.get_window_extent()
             width, height = extent.width + 4, extent.height + 4
-            frame = _free_place(axes, dot, width, height, obstacles)
-            if frame is None and is_full:
-                frame = _free_place(axes, dot, width, height, obstacles, distance=34)
+            for distance in (0.0, 16.0, 34.0) if is_full else (0.0,):
+                frame = _free_place(axes, dot, width, height, obstacles, distance)
                 if frame is not None:
-                    _draw_leader(axes, dot, frame)
+                    break
+            if frame is not None and distance:
+                _draw_leader(axes, dot, frame)
             if frame is not None:
                 label.set_position((frame[0] + 2, frame[1] + 2))
                 obstacles.append(frame)
@@ -619,10 +620,12 @@ def _free_place(
 def _draw_leader(axes: Axes, dot: Array, frame: Box) -> None:
     """A thin line from a dot to the nearest point of a label that stands apart from it."""
     from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
 
     end = np.clip(dot, frame[:2], frame[2:])
     x, y = zip(dot, end, strict=True)
-    axes.add_artist(Line2D(x, y, transform=None, color=INK, linewidth=0.9, zorder=4.5))
+    halo = [withStroke(linewidth=3.2, foreground="white", alpha=0.9)]  # else it reads as a coast
+    axes.add_artist(Line2D(x, y, transform=None, color=INK, linewidth=1.1, zorder=4.5, path_effects=halo))
 
 
 def _draw_legend(
