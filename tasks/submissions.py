@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.landing.giro_text import is_giro_text, parse_giro_text
+from tasks.landing.sources import PARSERS
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")
 ITEMS_KEY = "items"  # {"items": [...]} is a list with room for the sender's own notes beside it
@@ -36,7 +37,8 @@ class RepeatedKeys(dict[str, Any]):
 
 
 def decode(payload: bytes, content_type: str = "application/json") -> list[Item]:
-    """Items of one record: JSON (one object, a list, or {"items": [...]}) or, as text, GIRO's tables.
+    """Items of one record: JSON (one object, a list, or {"items": [...]}), as text GIRO's tables, or what a pull source
+    answers in a content type of its own.
 
     NaN and Infinity are read as such, so that the contract refuses the value and not its neighbours.
 
@@ -49,6 +51,8 @@ def decode(payload: bytes, content_type: str = "application/json") -> list[Item]
         raise DecodeError(f"byte {error.start} (0x{payload[error.start]:02x}) is not UTF-8") from error
     if content_type.startswith("text/"):
         return _decode_table(text)
+    if content_type in PARSERS:
+        return _decode_answer(payload, content_type)
     try:
         document = _DECODER.decode(text)
     except RecursionError as error:
@@ -75,6 +79,14 @@ def _decode_table(text: str) -> list[Item]:
         reason = f"decode: line {line.number}: {line.reason}"
         items.append(Item(None, lambda line=line: line.text.encode(), reason))  # type: ignore[misc]
     return items
+
+
+def _decode_answer(payload: bytes, content_type: str) -> list[Item]:
+    try:
+        values = PARSERS[content_type](payload)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DecodeError(f"not {content_type}: {error}") from error
+    return [Item(value, lambda value=value: json.dumps(value).encode()) for value in values]  # type: ignore[misc]
 
 
 def _item(value: Any, raw: Callable[[], bytes]) -> Item:

@@ -1,0 +1,205 @@
+"""HTTP pull: fetches what public services publish and spools it as it came.
+
+`PacedClient` is the polite way out: at most one request per host and pace, bounded time and size, retries where they
+help, and a User-Agent that says who asks. `pull_source` runs one source of `tasks.landing.sources`, series by series
+(a station, a product), from where the catalog says it was left.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import metadata
+
+import httpx
+
+from tasks import catalog
+from tasks.landing.spool import SpoolWriter
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+BACK_OFF_S = 1.0
+"""First wait after a failure; doubled after each, with jitter."""
+RETRY_AFTER_S = 60.0
+"""Longest wait that a server may ask for and get; beyond it the next run tries again."""
+RESPONSE_BYTES = 64 * 2**20
+RESPONSE_TIMEOUTS = 6
+"""A whole response may take this many times the timeout of one read: a server that drips is not waited for."""
+LOOKBACK = timedelta(days=2)
+"""How far back a series is fetched that has never been fetched, or not for long."""
+
+
+class PullError(RuntimeError):
+    """A source did not give what was asked; the message names the address and what it answered."""
+
+
+@dataclass(frozen=True)
+class PullResult:
+    """What a pull landed; `n_records` counts answers with data, `n_items` the observations in them."""
+
+    source: str
+    n_records: int
+    n_items: int
+
+
+def user_agent() -> str:
+    """`AutoNVIS/<version>` and where to read about it, so that an operator can see who asks and complain."""
+    about = metadata("autonvis")
+    pages = [page.partition(",")[2].strip() for page in about.get_all("Project-URL") or []]
+    page = f" (+{pages[0]})" if pages else " (ionospheric nowcast)"
+    return f"AutoNVIS/{about['Version']}{page}"
+
+
+class PacedClient:
+    """A synchronous HTTP client for services that ask to be treated gently; use as a context manager."""
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        pace_s: float,
+        attempts: int = ATTEMPTS,
+        back_off_s: float = BACK_OFF_S,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.pace_s = pace_s
+        self.attempts = attempts
+        self.back_off_s = back_off_s
+        self._sleep = sleep
+        self._next_s: dict[str, float] = {}
+        self._http = httpx.Client(
+            timeout=timeout_s, headers={"User-Agent": user_agent()}, follow_redirects=True, max_redirects=3
+        )
+
+    def __enter__(self) -> PacedClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, url: str, params: Mapping[str, str] | None = None) -> bytes:
+        """The body of a 200 answer.
+
+        Waits out 429 and 503 as the server asks (`Retry-After`, within bounds), repeats after other 5xx and broken
+        connections, and gives up at once on what will not change.
+
+        Raises:
+            PullError: no 200 answer, or one that is too long or too slow.
+        """
+        request = self._http.build_request("GET", url, params=params)
+        problem = ""
+        for attempt in range(self.attempts):
+            self._pace(request.url.host)
+            wait_s = self.back_off_s * 2**attempt * random.uniform(1.0, 1.5)
+            try:
+                status, headers, body = self._exchange(request)
+            except httpx.TimeoutException:
+                problem = f"no answer within {self.timeout_s:g} s"
+            except httpx.HTTPError as error:
+                problem = f"{type(error).__name__}: {error}"
+            else:
+                if status == 200:
+                    return body
+                problem = f"HTTP status {status}"
+                if status != 429 and status < 500:
+                    raise PullError(f"{request.url} answered {problem}")
+                asked_s = _retry_after_s(headers.get("retry-after"))
+                if asked_s is not None and asked_s > RETRY_AFTER_S:
+                    raise PullError(f"{request.url} answered {problem} and asks to wait {asked_s:.0f} s")
+                wait_s = max(wait_s, asked_s or 0.0)
+            if attempt + 1 < self.attempts:
+                log.info("%s: %s; trying again in %.1f s", request.url, problem, wait_s)
+                self._sleep(wait_s)
+        raise PullError(f"{request.url} failed {self.attempts} times, last with {problem}")
+
+    def _pace(self, host: str) -> None:
+        wait_s = self._next_s.get(host, 0.0) - time.monotonic()
+        if wait_s > 0:
+            self._sleep(wait_s)
+        self._next_s[host] = time.monotonic() + self.pace_s
+
+    def _exchange(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+        deadline_s = time.monotonic() + RESPONSE_TIMEOUTS * self.timeout_s
+        body = bytearray()
+        response = self._http.send(request, stream=True)
+        try:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > RESPONSE_BYTES:
+                    raise PullError(f"{request.url} answered more than {RESPONSE_BYTES} bytes")
+                if time.monotonic() > deadline_s:
+                    raise PullError(
+                        f"{request.url} took more than {RESPONSE_TIMEOUTS * self.timeout_s:g} s to answer"
+                    )
+        finally:
+            response.close()
+        return response.status_code, response.headers, bytes(body)
+
+
+def pull_source(settings: Settings, name: str, *, now: datetime | None = None) -> PullResult:
+    """Fetches every series of the source `name` since it was last fetched, into `spool/pull`.
+
+    The catalog's cursor of a series moves to its newest observation once that is on disk. A series that fails does
+    not keep the others from landing.
+
+    Raises:
+        ValueError: the source is unknown or not configured.
+        PullError: a series failed; the message names all that did. What the others gave has landed.
+    """
+    from tasks.landing.sources import open_source  # the sources need this module
+
+    source = open_source(name, settings)
+    engine = catalog.open_catalog(settings)
+    until = now or datetime.now(UTC)
+    n_records = n_items = 0
+    problems = []
+    client = PacedClient(timeout_s=settings.http_timeout_s, pace_s=settings.http_pace_s)
+    with client, SpoolWriter(settings.spool_root / "pull") as writer:
+        for series in source.series:
+            cursor = catalog.get_cursor(engine, name, series)
+            since = until - LOOKBACK if cursor is None else max(cursor - source.overlap, until - LOOKBACK)
+            try:
+                records = list(source.fetch(client, series, since, until))
+            except PullError as error:
+                problems.append(f"{series}: {error}")
+                continue
+            items = [item for record in records for item in source.parse(record)]
+            newest = max((_time_of(item) for item in items), default=None)
+            if newest is None:
+                continue
+            writer.append_many(records)
+            if cursor is None or newest > cursor:
+                catalog.put_cursor(engine, name, series, newest)
+            n_records += len(records)
+            n_items += len(items)
+    log.info("%s: %d answers with %d observations", name, n_records, n_items)
+    if problems:
+        raise PullError(f"source {name}: " + "; ".join(problems))
+    return PullResult(name, n_records, n_items)
+
+
+def _time_of(item: Mapping[str, object]) -> datetime:
+    return datetime.fromisoformat(str(item["observed_at"]))
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or a date; None when it is neither."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        return None
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
