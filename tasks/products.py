@@ -243,7 +243,8 @@ def summarize_skill(verification: pd.DataFrame) -> dict[str, dict[str, float | N
     table = skill_table(verification)
     over_all = table[table["sounder_id"] == ALL_STATIONS].drop(columns="sounder_id").set_index("quantity")
     return {
-        str(quantity): {str(name): _rounded(value) for name, value in row.items()} for quantity, row in over_all.iterrows()
+        str(quantity): {str(name): _rounded(value) for name, value in row.items()}
+        for quantity, row in over_all.iterrows()
     }
 
 
@@ -251,9 +252,9 @@ def stations_geojson(stations: pd.DataFrame, feedback: pd.DataFrame, valid_time:
     """The newest observation of each sounder as RFC 7946 points, with every quantity and its innovation."""
     features = []
     judged = feedback[feedback["qc_flag"] != THINNED]
-    newest = judged.sort_values(
-        ["sounder_id", "quantity", "observed_at", "observation_id"]
-    ).drop_duplicates(["sounder_id", "quantity"], keep="last")
+    newest = judged.sort_values(["sounder_id", "quantity", "observed_at", "observation_id"]).drop_duplicates(
+        ["sounder_id", "quantity"], keep="last"
+    )
     for sounder_id, rows in newest.groupby("sounder_id", sort=True):
         first = rows.iloc[0]
         quantities = {
