@@ -199,7 +199,7 @@ def run_cycle(
             the pair of observations).
     """
     valid_at, available_at = _utc(valid_time, "valid_time"), _utc(available_until, "available_until")
-    known = _known(observations, valid_at, available_at)
+    known = _known(observations, valid_at, available_at, kernel.lookback_h)
     window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
         drop=True
     )
@@ -278,9 +278,15 @@ def _utc(value: datetime, name: str) -> pd.Timestamp:
     return pd.Timestamp(value.astimezone(UTC)).as_unit("us")
 
 
-def _known(observations: pd.DataFrame, valid_at: pd.Timestamp, available_at: pd.Timestamp) -> pd.DataFrame:
-    """Observations of the last days that were there, one row per id, in an order that their order does not decide."""
-    is_known = (observations["observed_at"] <= valid_at) & (observations["available_at"] <= available_at)
+def _known(
+    observations: pd.DataFrame, valid_at: pd.Timestamp, available_at: pd.Timestamp, lookback_h: float
+) -> pd.DataFrame:
+    """What a cycle may see: one row per id, in an order that the order of arrival does not decide."""
+    is_known = (
+        (observations["observed_at"] <= valid_at)
+        & (observations["observed_at"] > valid_at - pd.Timedelta(hours=lookback_h))
+        & (observations["available_at"] <= available_at)
+    )
     chosen = observations.loc[is_known, INPUT_COLUMNS]
     chosen = chosen.sort_values(["observed_at", "sounder_id", "observation_id"], kind="stable")
     return chosen.drop_duplicates("observation_id").reset_index(drop=True)
@@ -302,15 +308,8 @@ def _digest(*parts: str) -> str:
 
 
 def _inputs_hash(known: pd.DataFrame, f107_sfu: float | None) -> str:
-    columns = [
-        "observation_id",
-        "sounder_id",
-        "observed_at",
-        "latitude_deg",
-        "longitude_deg",
-        "confidence_score",
-    ]
-    rows = known[[*columns, *QUANTITIES]].astype({"observed_at": "int64"})
+    rows = known[INPUT_COLUMNS].drop(columns="available_at")
+    rows = rows.assign(observed_at=_microseconds(known["observed_at"]))
     return _digest(rows.to_json(orient="values", double_precision=15), json.dumps(f107_sfu))[:32]
 
 

@@ -113,8 +113,11 @@ def places(p: Problem) -> tuple[Array, Array, Array, Array]:
     return p.latitude[p.station], p.longitude[p.station], p.station.astype(float), p.time_h
 
 
-def test_predict_matches_the_oracle() -> None:
-    p = problem()
+@pytest.mark.parametrize(
+    "n_obs", [1, 60, 200]
+)  # less than, about and more than the blocks of the linear algebra
+def test_predict_matches_the_oracle(n_obs: int) -> None:
+    p = problem(n_obs=n_obs)
     random = np.random.default_rng(2)
     latitude, longitude = random.uniform(-90, 90, 300), random.uniform(-180, 180, 300)
     points = (latitude, longitude, np.full(300, -1.0), np.full(300, 0.5))
@@ -158,7 +161,7 @@ def test_predict_station_evidence_and_residual_match_the_oracle() -> None:
 
 
 def test_leave_one_out_equals_refits() -> None:
-    p = problem(3)
+    p = problem(3, n_obs=140)
     residual, variance = p.solve().leave_one_out()
     for i in range(p.innovation.size):
         refit = p.keep(np.arange(p.innovation.size) != i).solve()

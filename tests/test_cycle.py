@@ -302,6 +302,14 @@ def test_persistence_is_the_same_station_a_day_earlier() -> None:
     assert cycle(ionograms(3.0)).verification["persistence_24h_value"].null_count == len(PLACES) * 3
 
 
+def test_history_beyond_the_lookback_changes_nothing() -> None:
+    observations = ionograms(40.0)
+    lookback = timedelta(hours=load_kernel_config().lookback_h)
+    recent = observations[observations["observed_at"] > pd.Timestamp(NOON - lookback)]
+    assert len(recent) < len(observations)
+    assert same(cycle(observations), cycle(recent))
+
+
 def test_a_time_without_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="valid_time 2022-10-24T12:00:00 has no zone"):
         cycle(ionograms(1.0), valid_time=NOON.replace(tzinfo=None))
