@@ -43,7 +43,7 @@ def decode(payload: bytes, content_type: str = "application/json") -> list[Item]
     NaN and Infinity are read as such, so that the contract refuses the value and not its neighbours.
 
     Raises:
-        DecodeError: the bytes are not UTF-8, not JSON, nested too deeply, or text of no known format.
+        DecodeError: the bytes are not UTF-8, not JSON, nested too deeply, or of no known format.
     """
     try:
         text = payload.decode("utf-8")
@@ -51,6 +51,8 @@ def decode(payload: bytes, content_type: str = "application/json") -> list[Item]
         raise DecodeError(f"byte {error.start} (0x{payload[error.start]:02x}) is not UTF-8") from error
     if content_type.startswith("text/"):
         return _decode_table(text)
+    if content_type.partition(";")[0].strip() not in ("application/json", ""):
+        return _decode_by_source(payload, content_type)
     if content_type in PARSERS:
         return _decode_answer(payload, content_type)
     try:
@@ -87,6 +89,21 @@ def _decode_answer(payload: bytes, content_type: str) -> list[Item]:
     except (ValueError, TypeError, RecursionError) as error:
         raise DecodeError(f"not {content_type}: {error}") from error
     return [Item(value, lambda value=value: json.dumps(value).encode()) for value in values]  # type: ignore[misc]
+
+
+def _decode_by_source(payload: bytes, content_type: str) -> list[Item]:
+    from tasks.landing.sources import PARSERS  # brings an HTTP client along
+
+    parse = PARSERS.get(content_type)
+    if parse is None:
+        raise DecodeError(
+            f"content type {content_type[:80]!r} is unknown; known are {', '.join(sorted(PARSERS))}"
+        )
+    try:
+        values = parse(payload)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DecodeError(f"not {content_type}: {error}") from error
+    return [_item(value, lambda value=value: json.dumps(value).encode()) for value in values]  # type: ignore[misc]
 
 
 def _item(value: Any, raw: Callable[[], bytes]) -> Item:

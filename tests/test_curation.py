@@ -151,6 +151,28 @@ def test_simulated_is_the_only_word_on_its_source_that_a_sender_has(settings: Se
     assert list(rows["source"]) == ["simulated", "mqtt", "mqtt"]
 
 
+def test_pulled_text_and_indices_reach_their_datasets(settings: Settings) -> None:
+    giro = (
+        "# Global Ionospheric Radio Observatory\n"
+        "# Location: GEO 42.6N 288.5E, URSI-Code MHJ45 MILLSTONE HILL\n"
+        "#Time                     CS   foF2 QD\n"
+        "2022-10-24T00:00:00.000Z  50  2.250 //\n"
+        "2022-10-24T00:15:00.000Z  50\n"
+    )
+    pulled = record(
+        giro.encode(), content_type="text/plain", sounder_id="MHJ45", channel="pull", source="giro"
+    )
+    kp = b'[["time_tag", "Kp"], ["2022-10-24 00:00:00", "2.33"]]'
+    index = record(
+        kp, content_type="application/vnd.swpc.kp+json", dataset="indices", sounder_id="swpc", source="swpc"
+    )
+    result = curate_batch(land(settings, [pulled, index]), settings=settings)
+    assert (result.n_items, result.n_accepted, result.n_quarantined) == (3, 2, 1)
+    assert list(lake.read("ionograms", settings=settings)["fof2_mhz"]) == [2.25]
+    assert list(lake.read("indices", settings=settings)["value"]) == [2.33]
+    assert reasons(settings)[0][2] == b"2022-10-24T00:15:00.000Z  50"
+
+
 def test_topic_names_the_sounder_when_the_payload_does_not(settings: Settings) -> None:
     batch = land(
         settings, [record(item(0, sounder_id=...), sounder_id="RO041", channel="mqtt", source="mqtt")]

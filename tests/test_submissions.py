@@ -94,9 +94,20 @@ def test_giro_text_gives_items_and_keeps_its_bad_lines() -> None:
         decode(b"<html>busy</html>", "text/html")
 
 
+def test_answers_of_a_source_are_read_by_its_own_parser() -> None:
+    payload = b'[["time_tag", "Kp"], ["2026-11-24 00:00:00", "2.33"]]'
+    (item,) = decode(payload, "application/vnd.swpc.kp+json")
+    assert (item.value["index_name"], item.value["value"]) == ("kp", 2.33)
+    assert json.loads(item.raw()) == item.value
+    with pytest.raises(DecodeError, match=r"not application/vnd\.swpc\.kp\+json"):
+        decode(b'{"busy": true}', "application/vnd.swpc.kp+json")
+    with pytest.raises(DecodeError, match="content type 'image/png' is unknown"):
+        decode(b"x", "image/png")
+
+
 @given(payload=st.binary(max_size=60))
 def test_no_bytes_whatever_raise_anything_else(payload: bytes) -> None:
-    for content_type in ("application/json", "text/plain"):
+    for content_type in ("application/json", "text/plain", "application/vnd.swpc.f107+json"):
         try:
             decode(payload, content_type)
         except DecodeError:
