@@ -169,6 +169,7 @@ def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) 
         background=background(),
         grid=make_grid(plan),
         f107_sfu=read_solar_flux(settings, plan),
+        cycle_minutes=settings.cycle_minutes,
         threads=settings.threads,
     )
     logger.info("cycle %s: %s", plan.stamp, summarize(cycle))

@@ -316,9 +316,10 @@ impl Analysis {
     /// `ln p(d)`. Rasmussen and Williams (2006), equation 2.30.
     pub fn log_evidence(&self) -> f64 {
         let m = self.n_obs() as f64;
-        -0.5 * (dot(&self.rows.innovation, &self.alpha)
-            + self.factor.log_determinant()
-            + m * (2.0 * std::f64::consts::PI).ln())
+        0.0 - 0.5
+            * (dot(&self.rows.innovation, &self.alpha)
+                + self.factor.log_determinant()
+                + m * (2.0 * std::f64::consts::PI).ln())
     }
 
     /// Observation minus analysis at every row, `R alpha`, shape (m,).
@@ -508,7 +509,8 @@ impl Analysis {
                 held.iter()
                     .zip(&variances)
                     .map(|(&i, variance)| 1.0 - variance * self.precision.get(i, i))
-                    .sum(),
+                    .sum::<f64>()
+                    + 0.0, // an empty sum is -0.0
             );
             let log_error: f64 = variances.iter().map(|variance| variance.ln()).sum();
             gain.push(-0.5 * (self.held_factor(&held)?.log_determinant() + log_error));
