@@ -155,6 +155,7 @@ def render_products(cycle: Cycle, observations: pd.DataFrame) -> dict[str, bytes
         ).encode("ascii"),
     }
     description = {
+        **cycle.metadata,
         "cycle_id": cycle_id,
         "valid_time": _iso(valid_time),
         "is_simulated": is_simulated,
@@ -167,15 +168,14 @@ def render_products(cycle: Cycle, observations: pd.DataFrame) -> dict[str, bytes
             "n_latitudes": len(grid.latitude_deg),
             "n_longitudes": len(grid.longitude_deg),
         },
-        "n_stations": len(stations),
-        "n_stations_accepted": int(stations["is_accepted"].sum()),
+        "n_stations_on_map": len(stations),
+        "n_stations_on_map_accepted": int(stations["is_accepted"].sum()),
         "qc_flags": {
             str(flag): int(n) for flag, n in feedback["qc_flag"].value_counts().sort_index().items()
         },
         "sources": sources,
         "acknowledgements": acknowledgements,
         "skill": skill,
-        "cycle": cycle.metadata,
         "files": [
             {"name": name, "n_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in sorted(files.items())
