@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 from sqlalchemy import Engine
@@ -228,16 +227,15 @@ def _known_elsewhere(
     dataset: str, candidates: pd.DataFrame, batch_id: str, settings: Settings
 ) -> pd.DataFrame | None:
     """Rows with the candidates' ids that other batches published; this batch's own file is about to be rewritten."""
-    ids = candidates["observation_id"].to_numpy(dtype=object)
     found = []
-    for day in np.unique(candidates["observed_at"].dt.floor("D")):
-        start = pd.Timestamp(day).to_pydatetime()
+    for day, of_day in candidates.groupby(candidates["observed_at"].dt.floor("D")):
+        start = pd.Timestamp(str(day)).to_pydatetime()
         rows = lake.read(
             dataset,
             settings=settings,
             start=start,
             end=start + timedelta(days=1, microseconds=-1),
-            filters=pc.field("observation_id").isin(ids),
+            filters=pc.field("observation_id").isin(of_day["observation_id"].to_numpy(dtype=object)),
             except_name=batch_id,
         )
         if len(rows):
