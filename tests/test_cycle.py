@@ -195,6 +195,33 @@ def test_the_same_ionogram_under_two_ids_is_accepted() -> None:
     assert result.metadata["n_observations"] == 2 * len(observations)
 
 
+@pytest.mark.parametrize(
+    "valid_time", [datetime(2022, 12, 31, 23, 45, tzinfo=UTC), datetime(2023, 1, 1, tzinfo=UTC)]
+)
+def test_poles_date_line_and_the_end_of_the_year(valid_time: datetime) -> None:
+    observations = ionograms(3.0, until=valid_time)
+    for sounder_id, place in {"AAA01": (90.0, 0.0), "BBB02": (-90.0, 0.0), "CCC03": (0.0, 180.0)}.items():
+        observations.loc[observations["sounder_id"] == sounder_id, ["latitude_deg", "longitude_deg"]] = place
+    twin = observations[observations["sounder_id"] == "CCC03"].assign(
+        sounder_id="CCC3W", longitude_deg=-180.0, observation_id=lambda rows: "W" + rows["observation_id"]
+    )
+    everything = pd.concat([observations, twin], ignore_index=True)
+    result = cycle(everything, valid_time=valid_time, available_until=valid_time, grid=Grid.globe(15.0))
+    assert result.analysis is not None
+    for name in ("fof2_mhz", "fof2_mhz_sd", "hmf2_km", "hmf2_km_sd", "m3000f2", "muf3000_mhz"):
+        values = column(result.analysis, name)
+        assert np.all(np.isfinite(values) & (values > 0))
+    distance = column(result.verification, "distance_to_nearest_km", quantity="fof2_mhz", sounder_id="CCC3W")
+    np.testing.assert_allclose(distance, 0.0, atol=1e-6)
+    frame = result.analysis.to_pandas()
+    for pole in (-90.0, 90.0):
+        at_pole = (
+            frame.loc[frame["latitude_deg"] == pole, "fof2_mhz"]
+            / frame.loc[frame["latitude_deg"] == pole, "fof2_background_mhz"]
+        )
+        assert at_pole.max() - at_pole.min() < 1e-6
+
+
 def test_the_order_of_rows_and_the_threads_change_no_bit() -> None:
     observations = ionograms()
     shuffled = observations.sample(frac=1.0, random_state=3)
