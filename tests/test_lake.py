@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -205,25 +206,40 @@ def test_a_refused_write_leaves_the_old_files_and_no_staging(settings: Settings)
     assert list((settings.home / "staging").iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_really_full_disk_leaves_the_old_files_and_no_staging(tmp_path: Path) -> None:
-    home = tmp_path / "small"
-    home.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(home)], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
-    try:
-        settings = Settings(home=home)
-        before = digest(lake.publish("ionograms", ionograms(16), "b", settings=settings))
-        with pytest.raises(lake.LakeError, match="the disk is full"):
-            lake.publish("ionograms", ionograms(20_000), "b", settings=settings)
-        assert digest(lake.files("ionograms", settings=settings)) == before
-        assert list((home / "staging").iterdir()) == []
-        lake.publish("ionograms", ionograms(32), "b", settings=settings)
-    finally:
-        subprocess.run(["umount", str(home)], check=True)
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, check=False, capture_output=True) if os.geteuid() == 0 else None
+    if mounted is None or mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root and its permission")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_really_full_disk_leaves_the_old_files_and_no_staging(small_disk: Path) -> None:
+    settings = Settings(home=small_disk)
+    before = digest(lake.publish("ionograms", ionograms(16), "b", settings=settings))
+    with pytest.raises(lake.LakeError, match="the disk is full"):
+        lake.publish("ionograms", ionograms(20_000), "b", settings=settings)
+    assert digest(lake.files("ionograms", settings=settings)) == before
+    assert list((small_disk / "staging").iterdir()) == []
+    lake.publish("ionograms", ionograms(32), "b", settings=settings)
+
+
+def test_a_lake_on_another_file_system_is_staged_there_and_stays_clean_for_globs(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    settings = Settings(home=tmp_path / "var", lake=small_disk / "lake")
+    paths = lake.publish("ionograms", ionograms(16), "b", settings=settings)
+    assert sorted((small_disk / "lake").rglob("*.parquet")) == paths
+    with lake.staging_folder(settings) as folder:
+        assert folder.stat().st_dev == small_disk.stat().st_dev
+        (folder / "half.partial").write_bytes(b"PAR1")
+        assert sorted((small_disk / "lake").rglob("*.parquet")) == paths
+    assert not folder.exists()
 
 
 def test_staging_of_a_killed_process_is_removed_and_that_of_a_live_one_kept(settings: Settings) -> None:
