@@ -17,6 +17,7 @@ from tasks.verification import skill_table
 
 read_window = task(cycles.read_window, name="read-window", tags=["lake"], retries=1, cache_policy=NO_CACHE)
 assimilate = task(cycles.assimilate, name="assimilate", tags=["kernel"], timeout_seconds=120, cache_policy=NO_CACHE)
+check_cycles = task(cycles.check_cycles, name="check-cycle", tags=["contract"], cache_policy=NO_CACHE)
 store_cycle = task(cycles.store_cycle, name="store-cycle", tags=["lake"], retries=1, cache_policy=NO_CACHE)
 publish = task(publish_products, name="publish-products", tags=["products"], cache_policy=NO_CACHE)
 
@@ -48,6 +49,7 @@ def nowcast(
     plan = cycles.plan_cycle(settings, valid_time, available_until, region, grid_step_deg)
     observations = read_window(settings, [plan])
     cycle = assimilate(settings, plan, observations)
+    check_cycles([cycle])
     store_cycle(settings, plan, cycle)
     folder = publish(settings, cycle, observations)
     skill = skill_table(cycles.read_verification(settings, until=plan.valid_time))

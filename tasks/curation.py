@@ -275,7 +275,8 @@ def _identity_fault(value: Any, record: Record) -> str | None:
 def _with_provenance(value: Any, record: Record) -> Any:
     """The item with what only the landing may say; a sender's own words on it are overruled.
 
-    One exception, which claims nothing: an item may call itself simulated, by whatever channel it comes.
+    Two exceptions: an item may call itself simulated, by whatever channel it comes, which claims nothing; and the
+    licence is the owner's to state where the source of the record has none.
     """
     if not isinstance(value, dict):
         return value
@@ -286,7 +287,7 @@ def _with_provenance(value: Any, record: Record) -> Any:
         "received_at": record.received_at,
         "available_at": record.received_at,
         "source": SIMULATED if value.get("source") == SIMULATED else record.source,
-        "licence": record.licence,
+        "licence": value.get("licence") if record.licence is None else record.licence,
     }
 
 

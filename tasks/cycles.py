@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from tasks import catalog, lake
 from tasks.background import Background
@@ -185,6 +186,26 @@ def summarize(cycle: Cycle) -> str:
     )
 
 
+def check_cycles(cycles: list[Cycle]) -> None:
+    """Judge what cycles say by the contracts that readers rely on, before any of it is published.
+
+    Raises:
+        CycleError: a row breaks its contract; the message names the dataset, the row and the reason.
+    """
+    from tasks.validation import validate_batch
+
+    now = datetime.now(UTC)
+    for dataset in ("analysis", "feedback", "verification"):
+        tables = [table for cycle in cycles if (table := getattr(cycle, dataset)) is not None and table.num_rows]
+        if not tables:
+            continue
+        frame = lake.to_frame(pa.concat_tables(tables))
+        reasons = validate_batch(dataset, frame, now=now).reasons
+        if reasons:
+            row, why = next(iter(reasons.items()))
+            raise CycleError(f"{len(reasons)} rows of {dataset} break their contract, the first is row {row}: {why}")
+
+
 def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]:
     """Publish what a cycle says to the lake, then record it in the catalog: the record is the commit.
 
@@ -228,6 +249,8 @@ def read_verification(
 def run_chunk(settings: Settings, plans: list[CyclePlan]) -> int:
     """Run and store consecutive cycles on one read of the lake; returns their number."""
     observations = read_window(settings, plans)
-    for plan in plans:
-        store_cycle(settings, plan, assimilate(settings, plan, observations))
+    done = [assimilate(settings, plan, observations) for plan in plans]
+    check_cycles(done)
+    for plan, cycle in zip(plans, done, strict=True):
+        store_cycle(settings, plan, cycle)
     return len(plans)

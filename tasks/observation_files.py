@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.contracts import load_contract
+from tasks.landing.giro_text import LICENCE as GIRO_LICENCE
 from tasks.landing.giro_text import is_giro_text, parse_giro_text
 
 log = logging.getLogger(__name__)
@@ -208,6 +209,7 @@ def _read_giro(path: Path, text: str) -> pd.DataFrame:
     frame = pd.DataFrame(items, columns=list(dict.fromkeys(key for item in items for key in item)))
     if "observed_at" in frame:
         frame["observed_at"] = _to_utc(frame["observed_at"])
+    frame["licence"] = GIRO_LICENCE
     return frame
 
 
@@ -216,6 +218,7 @@ def _read_undated(path: Path, text: str, stations: Path | None, start: date | No
     code = path.name.split(".")[0].upper()
     latitude_deg, longitude_deg = _coordinates(path, code, stations)
     first = start if start is not None else _facts("first_date").get(path.resolve().parent.name)
+    licence = _facts("licence").get(path.resolve().parent.name)
     if first is None:
         raise ObservationFileError(
             f"{path} has times without dates: give the UTC date of its first row (--start YYYY-MM-DD)"
@@ -233,7 +236,7 @@ def _read_undated(path: Path, text: str, stations: Path | None, start: date | No
         if not line.strip():
             continue
         moment, *values = line.split("\t")
-        item: dict[str, Any] = {"sounder_id": code}
+        item: dict[str, Any] = {"sounder_id": code, "licence": licence}
         items.append(item)
         try:
             clock = time.fromisoformat(moment.strip())

@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+LICENCE = "GIRO, CC BY-NC-SA 4.0"
+"""Under which GIRO gives its data, as the header of each file says."""
+
 DEFAULT_MUF_DISTANCE_KM = 3000.0
 """Ground distance D of MUF(D) and M(D) when a file does not state it: GIRO's documented default."""
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tasks.landing.giro_text import is_giro_text, parse_giro_text
+from tasks.landing.giro_text import LICENCE, is_giro_text, parse_giro_text
 from tasks.landing.pull import PacedClient, PullError
 from tasks.landing.spool import Record
 from tasks.settings import Settings
 
-LICENCE = "CC BY-NC-SA 4.0"
 CHARACTERISTICS = "foF2,hmF2,MUF(D),M(D),fxI,foE,foEs,foF1,fmin,B0,B1,TEC"
 MUF_DISTANCE_KM = 3000
 
