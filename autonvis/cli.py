@@ -59,12 +59,16 @@ def run_nowcast(settings: Settings, arguments: argparse.Namespace) -> None:
     from flows.nowcast import nowcast
     from tasks.cycles import parse_time, plan_cycle
 
-    plan_cycle(settings, arguments.valid_time, arguments.available_until, arguments.region, arguments.grid_step_deg)
+    plan_cycle(
+        settings, arguments.valid_time, arguments.available_until, arguments.region, arguments.grid_step_deg
+    )
     times = {
         name: parse_time(getattr(arguments, name), name) if getattr(arguments, name) else None
         for name in ("valid_time", "available_until")
     }
-    finish(nowcast(**times, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True))
+    finish(
+        nowcast(**times, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True)
+    )
 
 
 def run_backfill(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -74,7 +78,9 @@ def run_backfill(settings: Settings, arguments: argparse.Namespace) -> None:
     plan_span(settings, arguments.start, arguments.end, None, arguments.region, arguments.grid_step_deg)
     start, end = parse_time(arguments.start, "start"), parse_time(arguments.end, "end")
     finish(
-        backfill(start, end, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True)
+        backfill(
+            start, end, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True
+        )
     )
 
 
@@ -89,7 +95,7 @@ def run_replay(settings: Settings, _: argparse.Namespace) -> None:
 
 def finish(state: object) -> None:
     """Print how a flow run ended; a failure is a non-zero exit."""
-    from prefect.states import State
+    from prefect.client.schemas.objects import State
 
     assert isinstance(state, State)
     print(f"{state.name}: {state.message}" if state.message else state.name)
@@ -105,7 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(name: str, run: Callable[[Settings, argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def verb(
+        name: str, run: Callable[[Settings, argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
@@ -116,8 +124,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = verb("demo", run_demo, "Run the main job once, without a network, and print how good it was.")
     sub.add_argument("--data", type=Path, help="file or folder of observations; default: a simulated network")
-    sub.add_argument("--days", type=float, default=3.0, help="how much of the end of the data to run (default 3)")
-    verb("up", start_system, "Start the live system: broker, gateway, Prefect server and worker, deployments.")
+    sub.add_argument(
+        "--days", type=float, default=3.0, help="how much of the end of the data to run (default 3)"
+    )
+    verb(
+        "up", start_system, "Start the live system: broker, gateway, Prefect server and worker, deployments."
+    )
     verb("down", stop_system, "Stop the live system.")
     verb("status", show_status, "List the processes of the live system.")
     verb("land", run_land, "Land what waits in the landing zones into the lake.")
@@ -137,7 +149,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script; errors that the user can mend end with one sentence and exit code 2."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("LOG_LEVEL", "WARNING"), format="%(levelname)s %(name)s: %(message)s"
+    )
     try:
         settings = load_settings()
         if arguments.verb != "demo":

@@ -92,7 +92,10 @@ def gather(data: Path | None, days: float, say: Any) -> tuple[list[Item], str, b
     kept = [item for item in items if keep(item, horizon)]
     n_stations = len({item.get("sounder_id") for item in kept})
     label = "SIMULATED observations" if data is None else f"observations from {data}"
-    say(f"{len(kept)} {label}, {n_stations} stations" + (f" ({len(items) - len(kept)} older ones left out)" if len(kept) < len(items) else ""))
+    say(
+        f"{len(kept)} {label}, {n_stations} stations"
+        + (f" ({len(items) - len(kept)} older ones left out)" if len(kept) < len(items) else "")
+    )
     return kept, origin, data is None
 
 
@@ -106,7 +109,9 @@ def keep(item: Item, horizon: datetime) -> bool:
 
 def span(items: list[Item], days: float, cycle_minutes: int, is_simulated: bool) -> tuple[datetime, datetime]:
     """First and last valid time: the end of the data, on whole cycles."""
-    times = pd.to_datetime([item["observed_at"] for item in items], utc=True, errors="coerce", format="ISO8601").dropna()
+    times = pd.to_datetime(
+        [item["observed_at"] for item in items], utc=True, errors="coerce", format="ISO8601"
+    ).dropna()
     if times.empty:
         raise DemoError("no observation has a time that can be read: times are ISO-8601 with a zone")
     step = pd.Timedelta(minutes=cycle_minutes)
@@ -149,7 +154,9 @@ def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None
             with httpx.Client(timeout=60) as client:
                 for station in by_http:
                     for message in messages(by_station[station]):
-                        answer = client.post(f"{url}/batch", json={"dataset": "ionograms", "source": origin, "items": message})
+                        answer = client.post(
+                            f"{url}/batch", json={"dataset": "ionograms", "source": origin, "items": message}
+                        )
                         answer.raise_for_status()
                         receipts = answer.json()["receipts"]
                         n_accepted += sum(receipt["status"] != "rejected" for receipt in receipts)

@@ -41,7 +41,10 @@ class Process:
     def find(self) -> psutil.Process | None:
         try:
             process = psutil.Process(self.pid)
-            if abs(process.create_time() - self.created_at) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                abs(process.create_time() - self.created_at) < 1.0
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 return process
         except psutil.NoSuchProcess:
             pass
@@ -55,7 +58,9 @@ def free_port(preferred: int) -> int:
         try:
             probe.bind(("127.0.0.1", preferred))
         except OSError as error:
-            raise StartError(f"port {preferred} is taken ({error}); set another, or 0 for any free one") from error
+            raise StartError(
+                f"port {preferred} is taken ({error}); set another, or 0 for any free one"
+            ) from error
         return int(probe.getsockname()[1])
 
 
@@ -157,8 +162,12 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
 
     def remember() -> None:
         temporary = state_file.with_suffix(".tmp")
-        shared = {key: environment[key] for key in ("AUTONVIS_MQTT_URL", "PREFECT_API_URL") if key in environment}
-        temporary.write_text(json.dumps({"processes": [asdict(one) for one in started], "environment": shared}))
+        shared = {
+            key: environment[key] for key in ("AUTONVIS_MQTT_URL", "PREFECT_API_URL") if key in environment
+        }
+        temporary.write_text(
+            json.dumps({"processes": [asdict(one) for one in started], "environment": shared})
+        )
         temporary.chmod(0o600)  # the broker's address carries its password
         temporary.replace(state_file)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -17,7 +19,7 @@ from tasks.verification import skill_table
 CYCLES_PER_TASK = 48
 """Half a day of cycles: a few dozen tasks for a month."""
 
-run_chunk = task(cycles.run_chunk, name="run-cycles", tags=["kernel"], retries=1, cache_policy=NO_CACHE)
+run_chunk = task(name="run-cycles", tags=["kernel"], retries=1, cache_policy=NO_CACHE)(cycles.run_chunk)
 
 
 def name_run() -> str:
@@ -48,12 +50,14 @@ def backfill(
     settings = load_settings()
     logger = get_run_logger()
     plans = cycles.plan_span(settings, start, end, available_until, region, grid_step_deg)
-    progress = create_progress_artifact(0.0, key="backfill-progress")
+    progress = cast(UUID, create_progress_artifact(0.0, key="backfill-progress"))
     n_done = 0
     for chunk in cycles.chunks(plans, CYCLES_PER_TASK):
         n_done += run_chunk(settings, chunk)
         update_progress_artifact(progress, 100.0 * n_done / len(plans))
         logger.info("%d of %d cycles done, up to %s", n_done, len(plans), chunk[-1].stamp)
-    skill = skill_table(cycles.read_verification(settings, since=plans[0].valid_time, until=plans[-1].valid_time))
+    skill = skill_table(
+        cycles.read_verification(settings, since=plans[0].valid_time, until=plans[-1].valid_time)
+    )
     create_markdown_artifact(skill_markdown(skill), key="skill", description="Skill at held-out stations")
     return n_done

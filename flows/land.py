@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
 from tasks.artifacts import landing_markdown
 from tasks.curation import curate_batch, pending_batches
@@ -18,16 +21,14 @@ BATCHES_PER_RUN = 100
 """A backlog is worked off over several runs: tasks by the thousand would drown the orchestrator."""
 
 drain_mqtt = task(
-    drain,
     name="drain-mqtt",
     tags=["landing"],
     retries=2,
     retry_delay_seconds=10,
     timeout_seconds=300,
     cache_policy=NO_CACHE,
-)
+)(drain)
 pull = task(
-    pull_source,
     name="pull-source",
     task_run_name="pull-{name}",
     tags=["landing", "network"],
@@ -35,16 +36,15 @@ pull = task(
     retry_delay_seconds=[15, 60],
     timeout_seconds=300,
     cache_policy=NO_CACHE,
-)
-collect_segments = task(collect, name="collect-segments", tags=["landing"], cache_policy=NO_CACHE)
+)(pull_source)
+collect_segments = task(name="collect-segments", tags=["landing"], cache_policy=NO_CACHE)(collect)
 curate = task(
-    curate_batch,
     name="curate-batch",
     task_run_name="curate-{batch_path.stem}",
     tags=["contract"],
     timeout_seconds=600,
     cache_policy=NO_CACHE,
-)
+)(curate_batch)
 
 
 @flow(name="land", flow_run_name="land", timeout_seconds=1_800)
@@ -55,7 +55,7 @@ def land() -> State:
     """
     settings = load_settings()
     logger = get_run_logger()
-    arrivals = []
+    arrivals: list[State[Any]] = []
     if settings.mqtt_url:
         arrivals.append(drain_mqtt(settings, return_state=True))
     else:
@@ -65,8 +65,12 @@ def land() -> State:
     collect_segments(settings.spool_root, settings.lake_root)
     pending = pending_batches(settings)
     if len(pending) > BATCHES_PER_RUN:
-        logger.warning("%d batches wait, %d of them now; the next runs take the rest", len(pending), BATCHES_PER_RUN)
-    curated = [curate(batch, settings=settings, return_state=True) for batch in pending[:BATCHES_PER_RUN]]
+        logger.warning(
+            "%d batches wait, %d of them now; the next runs take the rest", len(pending), BATCHES_PER_RUN
+        )
+    curated: list[State[Any]] = [
+        curate(batch, settings=settings, return_state=True) for batch in pending[:BATCHES_PER_RUN]
+    ]
 
     results = [state.result() for state in curated if state.is_completed()]
     create_markdown_artifact(landing_markdown(results), key="landing", description="What this run landed")
@@ -75,4 +79,6 @@ def land() -> State:
         return Failed(message="; ".join(f"{state.message}" for state in failed))
     n_accepted = sum(result.n_accepted for result in results)
     n_quarantined = sum(result.n_quarantined for result in results)
-    return Completed(message=f"{len(results)} batches: {n_accepted} rows accepted, {n_quarantined} quarantined")
+    return Completed(
+        message=f"{len(results)} batches: {n_accepted} rows accepted, {n_quarantined} quarantined"
+    )

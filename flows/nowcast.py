@@ -15,11 +15,13 @@ from tasks.products import publish_products
 from tasks.settings import load_settings
 from tasks.verification import skill_table
 
-read_window = task(cycles.read_window, name="read-window", tags=["lake"], retries=1, cache_policy=NO_CACHE)
-assimilate = task(cycles.assimilate, name="assimilate", tags=["kernel"], timeout_seconds=120, cache_policy=NO_CACHE)
-check_cycles = task(cycles.check_cycles, name="check-cycle", tags=["contract"], cache_policy=NO_CACHE)
-store_cycle = task(cycles.store_cycle, name="store-cycle", tags=["lake"], retries=1, cache_policy=NO_CACHE)
-publish = task(publish_products, name="publish-products", tags=["products"], cache_policy=NO_CACHE)
+read_window = task(name="read-window", tags=["lake"], retries=1, cache_policy=NO_CACHE)(cycles.read_window)
+assimilate = task(name="assimilate", tags=["kernel"], timeout_seconds=120, cache_policy=NO_CACHE)(
+    cycles.assimilate
+)
+check_cycles = task(name="check-cycle", tags=["contract"], cache_policy=NO_CACHE)(cycles.check_cycles)
+store_cycle = task(name="store-cycle", tags=["lake"], retries=1, cache_policy=NO_CACHE)(cycles.store_cycle)
+publish = task(name="publish-products", tags=["products"], cache_policy=NO_CACHE)(publish_products)
 
 
 def name_run() -> str:
@@ -54,7 +56,9 @@ def nowcast(
     folder = publish(settings, cycle, observations)
     skill = skill_table(cycles.read_verification(settings, until=plan.valid_time))
     create_markdown_artifact(cycle_markdown(cycle.metadata), key="cycle", description=cycles.summarize(cycle))
-    create_markdown_artifact(skill_markdown(skill), key="skill", description="Skill at held-out stations, last 24 h")
+    create_markdown_artifact(
+        skill_markdown(skill), key="skill", description="Skill at held-out stations, last 24 h"
+    )
     create_markdown_artifact(map_markdown(folder / "map.png", f"foF2 at {plan.stamp}"), key="map")
     get_run_logger().info("products in %s", folder)
     return str(folder)

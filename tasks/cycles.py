@@ -153,7 +153,9 @@ def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
 
 def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
     """The newest F10.7 (sfu) that was known for a cycle, or None."""
-    indices = lake.read("indices", settings=settings, start=plan.valid_time - INDEX_MEMORY, end=plan.valid_time)
+    indices = lake.read(
+        "indices", settings=settings, start=plan.valid_time - INDEX_MEMORY, end=plan.valid_time
+    )
     known = indices[(indices["index_name"] == "f107_sfu") & (indices["available_at"] <= plan.available_until)]
     if known.empty:
         return None
@@ -196,14 +198,18 @@ def check_cycles(cycles: list[Cycle]) -> None:
 
     now = datetime.now(UTC)
     for dataset in ("analysis", "feedback", "verification"):
-        tables = [table for cycle in cycles if (table := getattr(cycle, dataset)) is not None and table.num_rows]
+        tables = [
+            table for cycle in cycles if (table := getattr(cycle, dataset)) is not None and table.num_rows
+        ]
         if not tables:
             continue
         frame = lake.to_frame(pa.concat_tables(tables))
         reasons = validate_batch(dataset, frame, now=now).reasons
         if reasons:
             row, why = next(iter(reasons.items()))
-            raise CycleError(f"{len(reasons)} rows of {dataset} break their contract, the first is row {row}: {why}")
+            raise CycleError(
+                f"{len(reasons)} rows of {dataset} break their contract, the first is row {row}: {why}"
+            )
 
 
 def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]:
@@ -219,7 +225,11 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         ("verification", cycle.verification),
     ):
         if table is not None and table.num_rows:
-            region = "" if plan.region == "global" or dataset != "analysis" else "-" + plan.region.replace(",", "_")
+            region = (
+                ""
+                if plan.region == "global" or dataset != "analysis"
+                else "-" + plan.region.replace(",", "_")
+            )
             name = f"{dataset}-{plan.stamp}{region}"
             files += lake.publish(dataset, table, name, settings=settings, metadata=metadata)
     catalog.record_cycle(

@@ -16,7 +16,9 @@ VERBS = ["demo", "up", "down", "status", "land", "nowcast", "backfill", "replay"
 
 
 def run(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AUTONVIS_", "PREFECT_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AUTONVIS_", "PREFECT_"))
+    }
     return subprocess.run(
         [sys.executable, "-m", "autonvis", *arguments],
         cwd=ROOT,

@@ -30,7 +30,14 @@ def free_port() -> int:
 
 def shell(command: str, environment: dict[str, str]) -> str:
     done = subprocess.run(
-        command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command,
+        shell=True,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -43,7 +50,9 @@ def test_readme_is_short_and_names_the_two_commands() -> None:
 
 @pytest.mark.timeout(600)
 def test_readme_commands_run(tmp_path: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AUTONVIS_", "PREFECT_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AUTONVIS_", "PREFECT_"))
+    }
     gateway_port, prefect_port = free_port(), free_port()
     environment = {
         **kept,
@@ -60,10 +69,14 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             output[command] = shell(command.replace("var/", f"{tmp_path}/var/"), environment)
             if command == "make up":
                 assert httpx.get(f"http://127.0.0.1:{gateway_port}/health", timeout=5).status_code == 200
-                answer = httpx.post(f"http://127.0.0.1:{prefect_port}/api/deployments/filter", json={}, timeout=10)
+                answer = httpx.post(
+                    f"http://127.0.0.1:{prefect_port}/api/deployments/filter", json={}, timeout=10
+                )
                 assert {one["name"] for one in answer.json()} == {"land", "nowcast", "backfill"}
     finally:
-        subprocess.run("make down", shell=True, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
+        subprocess.run(
+            "make down", shell=True, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False
+        )
 
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{gateway_port}/health", timeout=2)
