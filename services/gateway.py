@@ -398,6 +398,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     listener = socket.create_server(
         (settings.gateway_host, settings.gateway_port), family=family, backlog=2048
     )
+    # asyncio sets this only on sockets whose protocol number is given; without it every answer waits 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,
