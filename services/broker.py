@@ -43,6 +43,8 @@ DURABILITY: dict[Kind, str] = {
 }
 
 
+PORT_WAIT_S = 5.0
+
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """What this process has started and must reap, by the id of the broker."""
 
@@ -107,6 +109,9 @@ def start_broker(home: Path, *, port: int = 0, kind: Kind | None = None, timeout
                 f"a {running.kind} broker runs under {home} already; stop it before starting {kind}"
             )
         return running
+    for pid, child in list(_children.items()):
+        if child.poll() is not None:  # killed from outside
+            del _children[pid]
     problems = []
     for candidate in KINDS if kind is None else (kind,):
         prepare = _PREPARE[candidate]
@@ -323,7 +328,7 @@ def _parameters(directory: Path, port: int) -> dict[str, Any]:
         if not _is_free(port):
             raise BrokerError(f"port {port} is taken: choose another, or 0 for a free one")
         parameters["port"] = port
-    elif not parameters["port"] or not _is_free(parameters["port"]):
+    elif not parameters["port"] or not _becomes_free(parameters["port"]):
         parameters["port"] = _free_port()
     _write_private(path, json.dumps(parameters, indent=1))
     return parameters
@@ -368,6 +373,16 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _becomes_free(port: int) -> bool:
+    """Stations know the port: the threads of a broker that was killed a moment ago may still hold it."""
+    deadline_s = time.monotonic() + PORT_WAIT_S
+    while not _is_free(port):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _state_path(home: Path) -> Path:

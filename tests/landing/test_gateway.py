@@ -434,3 +434,17 @@ def test_a_taken_port_and_a_bad_setting_are_named(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "AUTONVIS_GATEWAY_PORT" in done.stderr
+
+
+def test_a_body_that_does_not_arrive_is_cut_off(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "BODY_TIMEOUT_S", 0.2)
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), 10) as slow:
+        slow.sendall(b"POST /ionogram HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        answer = b""
+        while chunk := slow.recv(4096):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in answer
+    assert client.post("/ionogram", json=IONOGRAM).status_code == 202

@@ -20,6 +20,7 @@ import pytest
 from tasks import catalog
 from tasks.curation import curate_batch
 from tasks.lake import read
+from tasks.landing.giro_text import LICENCE
 from tasks.landing.pull import PacedClient, PullError, pull_source, user_agent
 from tasks.landing.sources import SOURCES, open_source
 from tasks.landing.sources.giro import Giro
@@ -144,7 +145,7 @@ def test_giro_table_lands_as_it_came(service: Service, client: PacedClient) -> N
     (record,) = fetch(giro, client, "TST51")
     assert record.payload == GIRO_TABLE
     assert (record.channel, record.dataset, record.sounder_id) == ("pull", "ionograms", "TST51")
-    assert (record.source, record.licence) == ("giro", "CC BY-NC-SA 4.0")
+    assert (record.source, record.licence) == ("giro", LICENCE)
     assert [item["fof2_mhz"] for item in giro.parse(record)] == [5.713, None, 5.613]
     ((_, path, query, agent),) = service.requests
     assert path == "/fastchar/getbest"
@@ -325,7 +326,7 @@ def test_what_is_pulled_becomes_rows_of_the_lake_once(service: Service, tmp_path
     assert set(indices["source"]) == {"swpc"}
     ionograms = read("ionograms", settings=settings, **span)
     assert sorted(ionograms["fof2_mhz"]) == [5.613, 5.713]
-    assert set(ionograms["licence"]) == {"CC BY-NC-SA 4.0"}
+    assert set(ionograms["licence"]) == {LICENCE}
 
 
 def test_configuration_faults_name_the_setting(tmp_path: Path) -> None:
