@@ -53,6 +53,10 @@ class BrokerError(RuntimeError):
     """The private broker could not be started; the message says why and where its log is."""
 
 
+class NotInstalled(BrokerError):  # noqa: N818 - a state of the machine
+    """The machine does not have this kind of broker."""
+
+
 @dataclass(frozen=True)
 class Broker:
     """A running private broker; `url` holds its credentials."""
@@ -120,7 +124,8 @@ def start_broker(home: Path, *, port: int = 0, kind: Kind | None = None, timeout
             broker = _start(home, candidate, prepare, directory, port, timeout_s)
         except BrokerError as error:
             problems.append(str(error))
-            log.debug("%s", error)
+            level = logging.DEBUG if isinstance(error, NotInstalled) else logging.WARNING
+            log.log(level, "%s", error)
             continue
         log.info("MQTT broker %s on %s: %s", candidate, broker.address, broker.durability)
         return broker
@@ -258,7 +263,7 @@ def _rabbitmq_script() -> Path:
         is_script = (script.parent / "rabbitmq-env").exists()
         if is_script and any((script.parent.parent / "plugins").glob("rabbitmq_mqtt-*")):
             return script
-    raise BrokerError("RabbitMQ with its MQTT plugin is not installed")
+    raise NotInstalled("RabbitMQ with its MQTT plugin is not installed")
 
 
 def _prepare_mosquitto(directory: Path, parameters: dict[str, Any]) -> _Launch:
@@ -266,7 +271,7 @@ def _prepare_mosquitto(directory: Path, parameters: dict[str, Any]) -> _Launch:
         "mosquitto", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
     )
     if program is None:
-        raise BrokerError("Mosquitto is not installed")
+        raise NotInstalled("Mosquitto is not installed")
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", parameters["password"].encode(), salt, 101)
     _write_private(
