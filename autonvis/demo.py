@@ -71,6 +71,7 @@ def prepare_home() -> Settings:
     os.environ["AUTONVIS_HOME"] = str(home)
     load_settings.cache_clear()
     os.environ.update(prefect_environment(load_settings()))
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")  # the demo tells its own story
     load_settings.cache_clear()
     return load_settings()
 
