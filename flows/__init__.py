@@ -6,4 +6,3 @@ from prefect.settings import get_current_settings
 
 # Prefect sends the logs of `PREFECT_LOGGING_EXTRA_LOGGERS` to its server but leaves their level at the root's WARNING.
 logging.getLogger("tasks").setLevel(get_current_settings().logging.level)
-logging.getLogger("great_expectations").setLevel(logging.WARNING)
