@@ -202,8 +202,7 @@ def run_flows(settings: Settings, start: datetime, end: datetime, say: Any) -> N
 def report(settings: Settings, say: Any, origin: str) -> None:
     """The skill table, and where the map and the Parquet files are."""
     from tasks.artifacts import skill_text
-    from tasks.cycles import read_verification
-    from tasks.verification import skill_table
+    from tasks.verification import read_verification, skill_table
 
     say("done")
     title = "SIMULATED network, " if origin == "simulated" else ""

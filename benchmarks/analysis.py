@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 import rust_core
-from tasks.cycle import Grid
+from tasks.grid import Grid
 
 Array = NDArray[np.float64]
 N_STATIONS, N_OBS = 100, 1_000

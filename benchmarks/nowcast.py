@@ -1,6 +1,6 @@
 """One whole nowcast flow on 65,160 points, warm, beside the same steps without Prefect: what orchestration costs.
 
-    .venv/bin/python benchmarks/nowcast.py
+.venv/bin/python benchmarks/nowcast.py
 """
 
 from __future__ import annotations

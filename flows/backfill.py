@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from tasks import cycles
 from tasks.artifacts import skill_markdown
 from tasks.settings import load_settings
-from tasks.verification import skill_table
+from tasks.verification import read_verification, skill_table
 
 CYCLES_PER_TASK = 48
 """Half a day of cycles: a few dozen tasks for a month."""
@@ -56,8 +56,6 @@ def backfill(
         n_done += run_chunk(settings, chunk)
         update_progress_artifact(progress, 100.0 * n_done / len(plans))
         logger.info("%d of %d cycles done, up to %s", n_done, len(plans), chunk[-1].stamp)
-    skill = skill_table(
-        cycles.read_verification(settings, since=plans[0].valid_time, until=plans[-1].valid_time)
-    )
+    skill = skill_table(read_verification(settings, since=plans[0].valid_time, until=plans[-1].valid_time))
     create_markdown_artifact(skill_markdown(skill), key="skill", description="Skill at held-out stations")
     return n_done

@@ -13,7 +13,7 @@ from tasks import cycles
 from tasks.artifacts import cycle_markdown, map_markdown, skill_markdown
 from tasks.products import publish_products
 from tasks.settings import load_settings
-from tasks.verification import skill_table
+from tasks.verification import read_verification, skill_table
 
 read_window = task(name="read-window", tags=["lake"], retries=1, cache_policy=NO_CACHE)(cycles.read_window)
 assimilate = task(name="assimilate", tags=["kernel"], timeout_seconds=120, cache_policy=NO_CACHE)(
@@ -54,10 +54,10 @@ def nowcast(
     check_cycles([cycle])
     store_cycle(settings, plan, cycle)
     folder = publish(settings, cycle, observations)
-    skill = skill_table(cycles.read_verification(settings, until=plan.valid_time))
+    skill = skill_table(read_verification(settings, until=plan.valid_time))
     create_markdown_artifact(cycle_markdown(cycle.metadata), key="cycle", description=cycles.summarize(cycle))
     create_markdown_artifact(
-        skill_markdown(skill), key="skill", description="Skill at held-out stations, last 24 h"
+        skill_markdown(skill), key="skill", description="Skill at held-out stations, last 30 days"
     )
     create_markdown_artifact(map_markdown(folder / "map.png", f"foF2 at {plan.stamp}"), key="map")
     get_run_logger().info("products in %s", folder)

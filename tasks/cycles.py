@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from tasks import catalog, lake
 from tasks.background import Background
-from tasks.cycle import Cycle, Grid, run_cycle
+from tasks.cycle import Cycle, run_cycle
+from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig, load_kernel_config
 from tasks.settings import Settings
 
@@ -245,15 +246,6 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         now=datetime.now(UTC),
     )
     return files
-
-
-def read_verification(
-    settings: Settings, since: datetime | None = None, until: datetime | None = None
-) -> pd.DataFrame:
-    """The scores of the cycles with valid time in [since, until]; default the last 24 h before `until`."""
-    if since is None and until is not None:
-        since = until - timedelta(hours=24)
-    return lake.read("verification", settings=settings, start=since, end=until)
 
 
 def run_chunk(settings: Settings, plans: list[CyclePlan]) -> int:

@@ -5,10 +5,16 @@ Raw F10.7 biases IRI (at low activity by +0.4 MHz); an index fitted to the last 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+from tasks.background import SolarLevels, f107_to_ig12
+from tasks.kernel_config import KernelConfig
+from tasks.window import hour_of, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +85,61 @@ def estimate_effective_index(
     return _minimise(
         biweight, max(first - REFINEMENT_REACH, IG12_MINIMUM), min(first + REFINEMENT_REACH, IG12_MAXIMUM)
     )
+
+
+@dataclass(frozen=True)
+class ChosenIndex:
+    ig12: float
+    source: str
+    """`stations`; `f107` or `few_stations` below the minimum of stations; `default` with nothing to go by."""
+
+
+class IndexChooser:
+    """The effective index with or without one station: robust over the window, newest observations most."""
+
+    def __init__(
+        self,
+        window: pd.DataFrame,
+        station: NDArray[np.int64],
+        levels: SolarLevels,
+        age_h: Array,
+        kernel: KernelConfig,
+        f107_sfu: float | None,
+    ) -> None:
+        value = window["fof2_mhz"].to_numpy(dtype=np.float64)
+        limits = kernel.fof2_mhz
+        floor = levels.floors[0]
+        is_usable = (
+            (value >= limits.minimum) & (value <= limits.maximum) & (levels.fof2_mhz > floor).all(axis=0)
+        )
+        usable = np.flatnonzero(is_usable)
+        # A slow quantity needs no fast sampling: one observation per station and interval of the clock.
+        is_repeated = repeated(age_h[usable], station[usable], kernel, hour_of(window, age_h))
+        self._rows = usable[~is_repeated]
+        self._value = value[self._rows]
+        self._levels = levels.fof2_mhz[:, self._rows]
+        self._station = station[self._rows]
+        # Each station counts once at equal age, however often it sounds.
+        per_station = np.bincount(self._station, minlength=1)
+        self._weight = (
+            np.exp(-age_h[self._rows] / kernel.effective_index.memory_h) / per_station[self._station]
+        )
+        self._settings = kernel.effective_index
+        self._f107_sfu = f107_sfu
+
+    def choose(self, excluded: int | None) -> ChosenIndex:
+        """The index from all stations but `excluded`."""
+        kept = np.ones(self._rows.size, dtype=bool) if excluded is None else self._station != excluded
+        n_stations = np.unique(self._station[kept]).size
+        if n_stations < self._settings.minimum_stations and self._f107_sfu is not None:
+            return ChosenIndex(f107_to_ig12(self._f107_sfu), "f107")
+        if n_stations == 0:
+            return ChosenIndex(self._settings.default_ig12, "default")
+        ig12 = estimate_effective_index(
+            self._value[kept], self._levels[0, kept], self._levels[1, kept], self._weight[kept]
+        )
+        is_enough = n_stations >= self._settings.minimum_stations
+        return ChosenIndex(ig12, "stations" if is_enough else "few_stations")
 
 
 def _minimise(misfit: Callable[[Array], Array], lower: float, upper: float) -> float:

@@ -8,7 +8,6 @@ observation error.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -16,13 +15,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tasks import lake
+from tasks.analysis import Solved, background_of
+from tasks.background import SolarLevels, f107_to_ig12
+from tasks.effective_index import ChosenIndex
+from tasks.kernel_config import PERSISTENCE_H, PERSISTENCE_TOLERANCE_H
+from tasks.prediction import Z_75, Z_95, Prediction
 from tasks.settings import Settings
+from tasks.window import Stations, microseconds
 
 Array = NDArray[np.float64]
 
-# Quantiles of the standard normal distribution.
-Z_75 = 0.6744897501960817
-Z_95 = 1.6448536269514722
+MICROSECONDS_PER_HOUR = 3_600_000_000
 SKILL_COLUMNS = (
     "quantity",
     "sounder_id",
@@ -39,52 +42,78 @@ ALL_STATIONS = "all"
 RECENT = timedelta(days=30)
 
 
-def _normal_cdf(z: Array) -> Array:
-    return np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z.ravel()]).reshape(z.shape)
+def score(
+    name: str,
+    solved: Solved,
+    known: pd.DataFrame,
+    window: pd.DataFrame,
+    stations: Stations,
+    station_of_window: NDArray[np.int64],
+    levels: SolarLevels,
+    chosen: ChosenIndex,
+    held_out: list[ChosenIndex],
+    f107_sfu: float | None,
+) -> pd.DataFrame:
+    """The held-out predictions of the newest accepted observations beside their references."""
+    at = np.flatnonzero(solved.is_scored)
+    in_window = solved.rows[at]
+    station = station_of_window[in_window]
+    base = solved.feedback.iloc[at]
+    observed = base["obs_value"].to_numpy(dtype=np.float64)
+    prediction = Prediction(
+        solved.held_out.center[at], solved.held_out.spread[at], solved.held_out.is_logarithmic
+    )
+    accepted = solved.feedback["qc_flag"] == "accepted"
+    reporting = np.unique(station_of_window[solved.rows[np.flatnonzero(accepted)]])
+    iri_index = {s: background_of(levels, name, held_out[s].ig12) for s in np.unique(station)}
+    iri_f107 = None if f107_sfu is None else background_of(levels, name, f107_to_ig12(f107_sfu))
+    return pd.DataFrame(
+        {
+            "lead_h": 0.0,
+            "sounder_id": base["sounder_id"].to_numpy(),
+            "latitude_deg": stations.latitude_deg[station],
+            "longitude_deg": stations.longitude_deg[station],
+            "quantity": name,
+            "observed_at": base["observed_at"].reset_index(drop=True),
+            "obs_value": observed,
+            "obs_error": base["obs_error"].to_numpy(),
+            "holdout_value": prediction.median,
+            "holdout_sd": prediction.sd,
+            "holdout_p05": prediction.quantile(-Z_95),
+            "holdout_p25": prediction.quantile(-Z_75),
+            "holdout_p75": prediction.quantile(Z_75),
+            "holdout_p95": prediction.quantile(Z_95),
+            "iri_index_value": np.array(
+                [iri_index[s][row] for s, row in zip(station, in_window, strict=True)]
+            ),
+            "iri_f107_value": np.full(at.size, np.nan) if iri_f107 is None else iri_f107[in_window],
+            "persistence_24h_value": persistence(name, known, window.iloc[in_window]),
+            "crps": prediction.crps(observed),
+            "is_within_50": (observed >= prediction.quantile(-Z_75))
+            & (observed <= prediction.quantile(Z_75)),
+            "is_within_90": (observed >= prediction.quantile(-Z_95))
+            & (observed <= prediction.quantile(Z_95)),
+            "distance_to_nearest_km": np.array(
+                [stations.distance_km(s, reporting[reporting != s]) for s in station], dtype=np.float64
+            ),
+        }
+    )
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A predictive distribution: Gaussian in x, or in ln x when `is_logarithmic` (then log-normal in x).
-
-    `center` and `spread` (n,) are mean and sd of the Gaussian; everything returned is in the unit of x.
-    """
-
-    center: Array
-    spread: Array
-    is_logarithmic: bool
-
-    def _back(self, values: Array) -> Array:
-        return np.exp(values) if self.is_logarithmic else values
-
-    @property
-    def median(self) -> Array:
-        return self._back(self.center)
-
-    @property
-    def sd(self) -> Array:
-        if not self.is_logarithmic:
-            return self.spread
-        variance = self.spread**2
-        return np.exp(self.center + variance / 2) * np.sqrt(np.expm1(variance))
-
-    def quantile(self, z: float) -> Array:
-        """The quantile at `z` standard deviations of the Gaussian."""
-        return self._back(self.center + z * self.spread)
-
-    def crps(self, observed: Array) -> Array:
-        """Continuous ranked probability score against observations (n,).
-
-        Gaussian: Gneiting and Raftery 2007, equation 21. Log-normal: Baran and Lerch 2015, equation 5.
-        """
-        if not self.is_logarithmic:
-            z = (observed - self.center) / self.spread
-            density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
-            return self.spread * (z * (2 * _normal_cdf(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
-        z = (np.log(observed) - self.center) / self.spread
-        mean = np.exp(self.center + self.spread**2 / 2)
-        tail = _normal_cdf(z - self.spread) + _normal_cdf(self.spread / math.sqrt(2)) - 1
-        return observed * (2 * _normal_cdf(z) - 1) - 2 * mean * tail
+def persistence(name: str, known: pd.DataFrame, rows: pd.DataFrame) -> Array:
+    """The station's own observation 24 h earlier, the nearest within the tolerance; NaN without one."""
+    result = np.full(len(rows), np.nan)
+    time_us = microseconds(known["observed_at"])
+    sounder_id, value = known["sounder_id"].to_numpy(), known[name].to_numpy(dtype=np.float64)
+    tolerance_us = PERSISTENCE_TOLERANCE_H * MICROSECONDS_PER_HOUR
+    wanted_us = microseconds(rows["observed_at"]) - PERSISTENCE_H * MICROSECONDS_PER_HOUR
+    for number, (own, wanted) in enumerate(zip(rows["sounder_id"], wanted_us, strict=True)):
+        first = np.searchsorted(time_us, wanted - tolerance_us, side="left")
+        last = np.searchsorted(time_us, wanted + tolerance_us, side="right")
+        near = first + np.flatnonzero((sounder_id[first:last] == own) & ~np.isnan(value[first:last]))
+        if near.size:
+            result[number] = value[near[np.abs(time_us[near] - wanted).argmin()]]
+    return result
 
 
 def skill_table(verification: pd.DataFrame) -> pd.DataFrame:

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from tasks.background import Background, f107_to_ig12
 from tasks.contracts import arrow_schema
-from tasks.cycle import Cycle, Grid, run_cycle
+from tasks.cycle import Cycle, run_cycle
+from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig, KernelConfigError, load_kernel_config
-from tasks.verification import Prediction, skill_table
+from tasks.prediction import Prediction
+from tasks.verification import skill_table
 
 NOON = datetime(2022, 10, 24, 12, 0, tzinfo=UTC)
 PLACES = {
