@@ -103,11 +103,9 @@ def run_cycle(
     verification = pd.concat([identity_frame(part, identity) for part in scores], ignore_index=True)
     n_used = sum(int((part.feedback["qc_flag"] == "accepted").sum()) for part in solved.values())
     metadata: dict[str, Any] = {
-        **{
-            "cycle_id": cycle_id,
-            "valid_time": valid_at.isoformat(),
-            "available_until": available_at.isoformat(),
-        },
+        # Not when it was computed or until when it looked: equal inputs give equal bytes. The catalog has both.
+        "cycle_id": cycle_id,
+        "valid_time": valid_at.isoformat(),
         "config_hash": kernel.config_hash,
         "inputs_hash": inputs_hash,
         "kernel_version": rust_core.__version__,

@@ -84,9 +84,8 @@ def test_observations_become_products_and_reruns_change_no_byte(
     assert len(landed) + len(quarantined) == len(items) + 1  # nothing is lost
     assert any("9999" in reasons for reasons in quarantined["reasons"])
 
-    known_by = datetime.now(UTC)
-    assert backfill(END - timedelta(hours=6), END, available_until=known_by) == 25
-    folder = Path(nowcast(valid_time=END, available_until=known_by))
+    assert backfill(END - timedelta(hours=6), END) == 25
+    folder = Path(nowcast(valid_time=END, available_until=datetime.now(UTC)))
     assert (folder / "map.png").read_bytes().startswith(b"\x89PNG")
     assert (settings.products_root / "current").resolve() == folder.resolve()
 
@@ -99,8 +98,8 @@ def test_observations_become_products_and_reruns_change_no_byte(
 
     before = digests(settings.lake_root)
     assert land(return_state=True).is_completed()
-    assert backfill(END - timedelta(hours=6), END, available_until=known_by) == 25
-    nowcast(valid_time=END, available_until=known_by)
+    assert backfill(END - timedelta(hours=6), END) == 25
+    nowcast(valid_time=END)
     assert digests(settings.lake_root) == before
 
 
