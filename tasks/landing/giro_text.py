@@ -123,7 +123,7 @@ def parse_giro_text(text: str) -> GiroText:
     malformed: list[MalformedLine] = []
 
     for number, raw_line in enumerate(text.split("\n"), start=1):
-        line = raw_line.strip("\ufeff \t\r")
+        line = raw_line.strip("\ufeff").strip()
         if not line:
             continue
         if line.startswith("#"):

@@ -6,7 +6,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.landing.giro_text import is_giro_text, parse_giro_text
@@ -143,6 +143,7 @@ def test_any_truncation_keeps_whole_lines_and_loses_none_silently(length: int) -
 
 
 @given(st.text())
+@example("\x0c")
 def test_any_text_is_survived(text: str) -> None:
     parse_giro_text(text)
     parse_giro_text(OLD + "\n" + text)
