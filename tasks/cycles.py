@@ -153,14 +153,14 @@ def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
 
 
 def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
-    """The newest F10.7 (sfu) that was known for a cycle, or None."""
+    """The newest F10.7 (sfu) that was known for a cycle, in its newest revision known then, or None."""
     indices = lake.read(
         "indices", settings=settings, start=plan.valid_time - INDEX_MEMORY, end=plan.valid_time
     )
     known = indices[(indices["index_name"] == "f107_sfu") & (indices["available_at"] <= plan.available_until)]
     if known.empty:
         return None
-    return float(known.sort_values(["observed_at", "observation_id"])["value"].iloc[-1])
+    return float(known.sort_values(["observed_at", "available_at", "observation_id"])["value"].iloc[-1])
 
 
 def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) -> Cycle:

@@ -126,7 +126,8 @@ def valid_items(draw: st.DrawFn, dataset: str) -> dict[str, Any]:
     elif dataset == "measurements" and item.get("signal_strength_dbm") is None:
         item["snr_db"] = 3
     elif dataset == "indices":
-        item["value"] = draw(st.floats(0, 9)) if item["index_name"] == "kp" else draw(st.floats(50, 500))
+        limits = {"kp": (0.0, 9.0), "f107_sfu": (50.0, 500.0), "xray_wm2": (1e-10, 0.1)}
+        item["value"] = draw(st.floats(*limits[item["index_name"]]))
     return {**item, **PROVENANCE}
 
 

@@ -19,16 +19,19 @@ import pytest
 
 from tasks import catalog
 from tasks.curation import curate_batch
+from tasks.cycles import plan_cycle, read_solar_flux
 from tasks.lake import read
 from tasks.landing.giro_text import LICENCE
 from tasks.landing.pull import PacedClient, PullError, pull_source, user_agent
 from tasks.landing.sources import SOURCES, open_source
 from tasks.landing.sources.giro import Giro
-from tasks.landing.sources.swpc import Swpc, parse_f107, parse_kp
+from tasks.landing.sources.swpc import Swpc, parse_f107, parse_kp, parse_xray
 from tasks.landing.spool import Record, collect, read_segment
 from tasks.settings import Settings
 
 NOW = datetime(2026, 10, 6, 18, tzinfo=UTC)
+KP_PATH = "/products/noaa-planetary-k-index.json"
+XRAY_PATH = "/json/goes/primary/xrays-6-hour.json"
 
 GIRO_TABLE = b"""\
 # Global Ionospheric Radio Observatory (GIRO)
@@ -73,6 +76,18 @@ KP_OBJECTS = json.dumps(
     [
         {"time_tag": "2026-10-06T12:00:00", "Kp": 2.33, "a_running": 9, "station_count": 8},
         {"time_tag": "2026-10-06T15:00:00", "Kp": 0.0, "a_running": 0, "station_count": 8},
+    ]
+).encode()
+XRAY = json.dumps(
+    [
+        {"time_tag": f"2026-10-06T17:0{minute}:00Z", "satellite": 19, "flux": flux, "energy": energy}
+        for minute, energy, flux in (
+            (0, "0.05-0.4nm", 3.1e-8),
+            (0, "0.1-0.8nm", 1.5e-6),
+            (1, "0.1-0.8nm", None),
+            (2, "0.1-0.8nm", -1.0e5),
+            (3, "0.1-0.8nm", 2.5e-6),
+        )
     ]
 ).encode()
 ERROR_PAGE = b"<!DOCTYPE html><html><body><h1>Scheduled maintenance</h1></body></html>"
@@ -251,7 +266,9 @@ def test_swpc_indices(service: Service, client: PacedClient) -> None:
 
 @pytest.mark.parametrize("payload", [KP_ROWS, KP_OBJECTS])
 def test_kp_in_both_layouts(payload: bytes) -> None:
-    assert parse_kp(payload) == [
+    items = parse_kp(payload)
+    assert len({item.pop("observation_id") for item in items}) == 2
+    assert items == [
         {
             "sounder_id": "swpc",
             "observed_at": f"2026-10-06T{hour}:00:00+00:00",
@@ -264,13 +281,12 @@ def test_kp_in_both_layouts(payload: bytes) -> None:
 
 @pytest.mark.parametrize("body", [ERROR_PAGE, b"{}", b"[1]", b'[{"time_tag": "x", "flux": 1, "Kp": 1}]', b""])
 def test_swpc_answers_of_another_kind_are_errors(service: Service, client: PacedClient, body: bytes) -> None:
-    service.answers["/json/f107_cm_flux.json"] = service.answers["/products/noaa-planetary-k-index.json"] = [
-        (200, {}, body)
-    ]
+    for path in ("/json/f107_cm_flux.json", KP_PATH, XRAY_PATH):
+        service.answers[path] = [(200, {}, body)]
     for series in Swpc(service.url).series:
         with pytest.raises(PullError, match=f"something else than {series}"):
             fetch(Swpc(service.url), client, series)
-    for parse in (parse_f107, parse_kp):
+    for parse in (parse_f107, parse_kp, parse_xray):
         with pytest.raises(ValueError, match=r".+"):
             parse(body)
 
@@ -314,7 +330,9 @@ def test_what_is_pulled_becomes_rows_of_the_lake_once(service: Service, tmp_path
     )
     service.answers["TST51"] = [(200, {}, GIRO_TABLE)]
     service.answers["/json/f107_cm_flux.json"] = [(200, {}, F107)]
-    service.answers["/products/noaa-planetary-k-index.json"] = [(200, {}, KP_OBJECTS)]
+    service.answers[KP_PATH] = [(200, {}, KP_OBJECTS)]
+    service.answers[XRAY_PATH.replace("6-hour", "3-day")] = [(200, {}, XRAY)]
+    service.answers[XRAY_PATH] = [(200, {}, XRAY)]
     for minutes in (0, 15):
         for name in SOURCES:
             pull_source(settings, name, now=NOW + timedelta(minutes=minutes))
@@ -322,11 +340,39 @@ def test_what_is_pulled_becomes_rows_of_the_lake_once(service: Service, tmp_path
             curate_batch(batch, settings=settings)
     span = {"start": NOW - timedelta(days=5), "end": NOW}
     indices = read("indices", settings=settings, **span)
-    assert sorted(indices["value"]) == [0.0, 2.33, 128.5, 131.0]
+    assert sorted(indices["value"]) == [0.0, 1.5e-6, 2.5e-6, 2.33, 128.5, 131.0]
+    assert set(indices["licence"]) == {"public domain (NOAA)"}
     assert set(indices["source"]) == {"swpc"}
     ionograms = read("ionograms", settings=settings, **span)
     assert sorted(ionograms["fof2_mhz"]) == [5.613, 5.713]
     assert set(ionograms["licence"]) == {LICENCE}
+
+
+def test_a_revised_index_value_supersedes_with_its_history_kept(service: Service, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, swpc_url=service.url, http_pace_s=0, max_future_s=3e8)
+    service.answers[XRAY_PATH.replace("6-hour", "3-day")] = [(200, {}, XRAY)]
+    service.answers[XRAY_PATH] = [(200, {}, XRAY)]
+    service.answers[KP_PATH] = [(200, {}, KP_OBJECTS)]
+    revised = F107.replace(b"131", b"133")
+    service.answers["/json/f107_cm_flux.json"] = [(200, {}, F107), (200, {}, revised), (200, {}, revised)]
+    results = []
+    for _ in range(3):
+        pull_source(settings, "swpc", now=NOW)
+        results += [
+            curate_batch(batch, settings=settings)
+            for batch in collect(settings.spool_root, settings.lake_root)
+        ]
+        catalog.put_cursor(
+            catalog.open_catalog(settings), "swpc", "f107", datetime(2026, 10, 1, tzinfo=UTC)
+        )  # asks again for what is known
+    assert [result.n_conflicts for result in results] == [0] * len(results)
+    rows = read("indices", settings=settings, start=NOW - timedelta(days=5), end=NOW)
+    revisions = rows[rows["observed_at"] == datetime(2026, 10, 5, 20, tzinfo=UTC)].sort_values("available_at")
+    assert list(revisions["value"]) == [131.0, 133.0]
+    first, second = (moment.to_pydatetime() for moment in revisions["available_at"])
+    for available_until, value in ((first, 131.0), (second, 133.0)):
+        plan = plan_cycle(settings, NOW, available_until)
+        assert read_solar_flux(settings, plan) == value
 
 
 def test_configuration_faults_name_the_setting(tmp_path: Path) -> None:
