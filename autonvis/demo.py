@@ -149,7 +149,7 @@ def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None
         )
         say(f"MQTT ({broker.kind}{durable}): {n_sent} messages acknowledged for {', '.join(by_mqtt)}")
 
-        gateway, url = start_gateway(settings, free_port(0))
+        gateway, url = start_gateway(settings, free_port(0), free_port(0))
         try:
             n_accepted = n_rejected = 0
             with httpx.Client(timeout=60) as client:

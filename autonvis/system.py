@@ -115,12 +115,16 @@ def wait_for(url: str, process: Process, log_root: Path) -> None:
     raise StartError(f"{process.name} did not come up at {url}; see {log}:\n{tail}")
 
 
-def start_gateway(settings: Settings, port: int) -> tuple[Process, str]:
-    """Start the HTTP landing zone and wait until it can write; returns the process and its address."""
+def start_gateway(settings: Settings, port: int, tcp_port: int) -> tuple[Process, str]:
+    """Start the HTTP and TCP landing zones and wait until they can write; returns the process and HTTP's address."""
     process = spawn(
         "gateway",
         [sys.executable, "-m", "services.gateway"],
-        {**prefect_environment(settings), "AUTONVIS_GATEWAY_PORT": str(port)},
+        {
+            **prefect_environment(settings),
+            "AUTONVIS_GATEWAY_PORT": str(port),
+            "AUTONVIS_TCP_PORT": str(tcp_port),
+        },
         settings.log_root,
     )
     url = f"http://{settings.gateway_host}:{port}"
@@ -184,10 +188,11 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         remember()
         create_session(environment["AUTONVIS_MQTT_URL"], settings.mqtt_client_id)
 
-        gateway, gateway_url = start_gateway(settings, free_port(settings.gateway_port))
+        tcp_port = free_port(settings.tcp_port)
+        gateway, gateway_url = start_gateway(settings, free_port(settings.gateway_port), tcp_port)
         started.append(gateway)
         remember()
-        say(f"gateway  {gateway_url}")
+        say(f"gateway  {gateway_url} and JSON lines on tcp://{settings.gateway_host}:{tcp_port}")
 
         port = free_port(settings.prefect_port)
         prefect_url = f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""Durable landing rates: single posts and batches through the gateway, and the drain of a broker's queue.
+"""Durable landing rates: single posts, batches and lines through the gateway, and the drain of a broker's queue.
 
 Every record counted is on disk. The peer of the drain is paho alone: automatic acknowledgement, nothing stored.
 """
@@ -28,6 +28,9 @@ N_POSTS = 5_000
 CONNECTIONS = 32
 N_BATCHES = 20
 ITEMS_PER_BATCH = 5_000
+LINE_CONNECTIONS = 8
+LINES_PER_CONNECTION = 10_000
+LINES_IN_FLIGHT = 200
 N_MESSAGES = 20_000
 IONOGRAM = {
     "sounder_id": "BENCH", "observed_at": "2026-01-02T11:00:00Z", "latitude_deg": 50.0, "longitude_deg": 8.0,
@@ -57,10 +60,20 @@ async def post(host: str, port: int, path: str, bodies: list[bytes]) -> list[flo
     return seconds
 
 
+async def send_lines(host: str, port: int, line: bytes, n_lines: int) -> None:
+    """Sends lines on one connection, so many before it waits for their answers."""
+    reader, writer = await asyncio.open_connection(host, port)
+    for _ in range(n_lines // LINES_IN_FLIGHT):
+        writer.write(line * LINES_IN_FLIGHT)
+        for _ in range(LINES_IN_FLIGHT):
+            assert (await reader.readline()).startswith(b'{"receipts":')
+    writer.close()
+
+
 async def gateway(home: Path) -> None:
     environment = {**os.environ, "AUTONVIS_HOME": str(home), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "services.gateway", "--port", "0"],
+        [sys.executable, "-m", "services.gateway", "--port", "0", "--tcp-port", "0"],
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,
@@ -70,7 +83,8 @@ async def gateway(home: Path) -> None:
         line = process.stderr.readline().decode()
         while "url=" not in line:
             line = process.stderr.readline().decode()
-        host, _, port = line.split("url=http://")[1].split()[0].partition(":")
+        listening = line
+        host, _, port = listening.split("url=http://")[1].split()[0].partition(":")
         body = json.dumps(IONOGRAM).encode()
         await post(host, int(port), "/ionogram", [body] * 200)  # warm
         began = time.perf_counter()
@@ -92,6 +106,17 @@ async def gateway(home: Path) -> None:
         await post(host, int(port), "/batch", [batch] * N_BATCHES)
         elapsed_s = time.perf_counter() - began
         report("gateway_batches", N_BATCHES * ITEMS_PER_BATCH / elapsed_s, "durable observations/s")
+        host, _, port = listening.split("lines=tcp://")[1].split()[0].partition(":")
+        line = json.dumps({"dataset": "ionograms", **IONOGRAM}).encode() + b"\n"
+        began = time.perf_counter()
+        await asyncio.gather(
+            *(send_lines(host, int(port), line, LINES_PER_CONNECTION) for _ in range(LINE_CONNECTIONS))
+        )
+        elapsed_s = time.perf_counter() - began
+        report(
+            "tcp_lines", LINE_CONNECTIONS * LINES_PER_CONNECTION / elapsed_s, "durable lines/s",
+            connections=LINE_CONNECTIONS, in_flight=LINES_IN_FLIGHT,
+        )  # fmt: skip
     finally:
         process.terminate()
         process.wait(30)

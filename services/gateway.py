@@ -1,4 +1,4 @@
-"""HTTP landing zone: `python -m services.gateway`.
+"""HTTP landing zone, and beside it JSON lines over TCP (`services/tcp.py`): `python -m services.gateway`.
 
     POST /ionogram, /measurement   one observation, or a list of them
     POST /batch                    {"dataset": …, "items": […]}; without "dataset" each item names its own
@@ -15,14 +15,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -34,41 +32,29 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.tcp import LineServer
 from tasks import catalog
-from tasks.landing.group_commit import GroupCommit, Overloaded
-from tasks.landing.receipts import DATASETS, receipt
+from tasks.landing.door import RETRY_DISK_S, Door, Problem, check_count, dataset_of, parse, split
+from tasks.landing.group_commit import GroupCommit
+from tasks.landing.receipts import DATASETS
 from tasks.landing.spool import Record
 from tasks.settings import Settings, SettingsError, load_settings
-from tasks.submissions import decode
 
 log = logging.getLogger("services.gateway")
 
 BODY_BYTES = 8 * 2**20
-BATCH_ITEMS = 10_000
 BODY_TIMEOUT_S = 30.0
 """A body that takes longer is cut off: a slow sender must not hold a connection for ever."""
-LARGE_BATCH_ITEMS = 50
-"""Above this the items are judged in a thread, so that single posts do not wait behind a large batch."""
 SOURCES = ("http", "file", "simulated")
 """What a sender may say of the origin of a batch; the names of pull sources are not for them to take."""
-CREDENTIAL_CACHE_S = 10.0
-"""A revoked credential is refused within this time."""
-RETRY_DISK_S = 30
-RETRY_LOAD_S = 1
 
 
-class Problem(Exception):  # noqa: N818 - named as in RFC 9457
-    """An answer other than 202: `detail` tells the sender what to do."""
+def create_app(settings: Settings, lines: socket.socket | None = None) -> Starlette:
+    """The ASGI application; its lifespan starts and stops the commit thread and seals the spool.
 
-    def __init__(self, status: int, title: str, detail: str, **headers: str) -> None:
-        super().__init__(detail)
-        self.status, self.title, self.detail = status, title, detail
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-def create_app(settings: Settings, commit: GroupCommit | None = None) -> Starlette:
-    """The ASGI application; its lifespan starts and stops the commit thread and seals the spool."""
-    gateway = _Gateway(settings, commit or GroupCommit(settings.spool_root / "http"))
+    With `lines`, a listening socket, it serves the TCP landing zone too: both share one commit.
+    """
+    gateway = _Gateway(settings, GroupCommit(settings.spool_root / "http"), lines)
     return Starlette(
         routes=[
             Route("/ionogram", gateway.post_ionogram, methods=["POST"]),
@@ -83,17 +69,22 @@ def create_app(settings: Settings, commit: GroupCommit | None = None) -> Starlet
 
 
 class _Gateway:
-    def __init__(self, settings: Settings, commit: GroupCommit) -> None:
+    def __init__(self, settings: Settings, commit: GroupCommit, lines: socket.socket | None) -> None:
         self.settings = settings
         self.commit = commit
-        self.credentials: dict[str, tuple[float, str]] = {}
+        self.door = Door(settings, commit)
+        self.lines = lines
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(self.commit.start)
+        line_server = LineServer(self.door)
         try:
+            if self.lines is not None:
+                await line_server.start(self.lines)
             yield
         finally:
+            await line_server.stop()
             await asyncio.to_thread(self.commit.stop)
 
     async def post_ionogram(self, request: Request) -> Response:
@@ -105,7 +96,7 @@ class _Gateway:
     async def _observations(self, request: Request, dataset: str) -> Response:
         sounder_id, body, document = await self._receive(request)
         items = document if isinstance(document, list) else [document]
-        _check_count(items)
+        check_count(items)
         return await self._land(
             [(dataset, body)], [(dataset, item) for item in items], sounder_id, "http", None
         )
@@ -115,7 +106,7 @@ class _Gateway:
         if not isinstance(document, dict) or not isinstance(document.get("items"), list):
             raise Problem(400, "Not a batch", 'the body must be {"dataset": …, "items": […]}')
         items: list[Any] = document["items"]
-        _check_count(items)
+        check_count(items)
         dataset, source, licence = (
             document.get("dataset"),
             document.get("source", "http"),
@@ -129,14 +120,14 @@ class _Gateway:
             isinstance(licence, str) and licence.isprintable() and len(licence) <= 200
         ):
             raise Problem(400, "Bad licence", "licence must be a text of at most 200 printable characters")
-        named = [(_dataset_of(item, dataset), item) for item in items]
-        return await self._land(_split(body, named), named, sounder_id, source, licence)
+        named = [(dataset_of(item, dataset), item) for item in items]
+        return await self._land(split(body, named), named, sounder_id, source, licence)
 
     async def _receive(self, request: Request) -> tuple[str | None, bytes, Any]:
         """Who sends (None when not said), the raw body, and what it says."""
         sounder_id = await self._authenticate(request)
         body = await _read_body(request)
-        return sounder_id, body, _parse(body)
+        return sounder_id, body, parse(body)
 
     async def _land(
         self,
@@ -151,27 +142,9 @@ class _Gateway:
             Record("http", dataset, sounder_id, now, "application/json", payload, source, licence)
             for dataset, payload in payloads
         ]
-        try:
-            durable = asyncio.wrap_future(self.commit.submit(records))
-        except Overloaded as error:
-            raise Problem(503, "Busy", f"{error}; send again", Retry_After=str(RETRY_LOAD_S)) from error
-
-        def judge() -> list[dict[str, Any]]:
-            max_future_at = now + timedelta(seconds=self.settings.max_future_s)
-            server_time = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            return [
-                receipt(
-                    dataset, item, sounder_id=sounder_id, server_time=server_time, max_future_at=max_future_at
-                )
-                for dataset, item in items
-            ]
-
-        receipts = judge() if len(items) <= LARGE_BATCH_ITEMS else await asyncio.to_thread(judge)
-        try:
-            await durable
-        except OSError as error:
-            detail = f"the observations could not be stored ({error.strerror}); send them again later"
-            raise Problem(503, "Cannot store", detail, Retry_After=str(RETRY_DISK_S)) from error
+        durable = self.door.submit(records)
+        receipts = await self.door.judge(items, sounder_id, now)
+        await self.door.stored(durable)
         return _answer(202, {"receipts": receipts})
 
     async def post_register(self, request: Request) -> Response:
@@ -214,30 +187,14 @@ class _Gateway:
         if header is None:
             return None
         scheme, _, credential = header.partition(" ")
-        challenge = {"WWW_Authenticate": 'Bearer realm="autonvis"'}
         if scheme.lower() != "bearer" or not credential.strip():
-            raise Problem(401, "Not authorized", "send `Authorization: Bearer <credential>`", **challenge)
-        credential = credential.strip()
-        known_until_s, sounder_id = self.credentials.get(credential, (0.0, ""))
-        if known_until_s > time.monotonic():
-            return sounder_id
-
-        def look_up() -> str | None:
-            return catalog.credential_owner(catalog.open_catalog(self.settings), credential)
-
-        try:
-            owner = await asyncio.to_thread(look_up)
-        except (SQLAlchemyError, catalog.CatalogError) as error:
-            log.error("event=authenticate-failed reason=%r", str(error))
             raise Problem(
-                503, "Cannot authenticate", "the catalog is not available", Retry_After="30"
-            ) from error
-        if owner is None:
-            raise Problem(401, "Not authorized", "the credential is not known", **challenge)
-        if len(self.credentials) > 10_000:
-            self.credentials.clear()
-        self.credentials[credential] = (time.monotonic() + CREDENTIAL_CACHE_S, owner)
-        return owner
+                401,
+                "Not authorized",
+                "send `Authorization: Bearer <credential>`",
+                WWW_Authenticate='Bearer realm="autonvis"',
+            )
+        return await self.door.authenticate(credential.strip())
 
 
 async def _read_body(request: Request) -> bytes:
@@ -265,46 +222,6 @@ async def _read_body(request: Request) -> bytes:
     except ClientDisconnect as error:
         raise Problem(400, "Gone", "the sender has left") from error
     return b"".join(chunks)
-
-
-def _parse(body: bytes) -> Any:
-    """The body's JSON. NaN and Infinity, which JSON forbids, are read too: the item is refused, not its neighbours."""
-    try:
-        return msgspec.json.decode(body)
-    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-        pass
-    try:
-        return json.loads(body.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise Problem(400, "Not JSON", f"byte {error.start} is not UTF-8") from error
-    except RecursionError as error:
-        raise Problem(400, "Not JSON", "it is nested too deeply") from error
-    except ValueError as error:
-        raise Problem(400, "Not JSON", str(error)) from error
-
-
-def _check_count(items: list[Any]) -> None:
-    if not items:
-        raise Problem(400, "Empty", "there is no item in the body")
-    if len(items) > BATCH_ITEMS:
-        raise Problem(413, "Too many", f"{len(items)} items; at most {BATCH_ITEMS} a request")
-
-
-def _dataset_of(item: Any, default: str | None) -> str | None:
-    named = item.get("dataset", default) if isinstance(item, dict) else default
-    return named if named in DATASETS else None
-
-
-def _split(body: bytes, named: list[tuple[str | None, Any]]) -> list[tuple[str | None, bytes]]:
-    """What to land per dataset: the body itself, or when it mixes datasets each one's items, byte by byte as sent."""
-    datasets = list(dict.fromkeys(dataset for dataset, _ in named))
-    if len(datasets) == 1:
-        return [(datasets[0], body)]
-    raw = [item.raw() for item in decode(body)]
-    return [
-        (dataset, b"[" + b",".join(raw[i] for i, (name, _) in enumerate(named) if name == dataset) + b"]")
-        for dataset in datasets
-    ]
 
 
 class _Metadata(msgspec.Struct, forbid_unknown_fields=False):
@@ -353,8 +270,7 @@ def _answer(status: int, document: dict[str, Any]) -> Response:
 
 def _problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    document = {"type": "about:blank", "title": error.title, "status": error.status, "detail": error.detail}
-    body = msgspec.json.encode({name: _encodable(value) for name, value in document.items()})
+    body = msgspec.json.encode(error.document())
     return Response(body, error.status, error.headers, media_type="application/problem+json")
 
 
@@ -368,10 +284,6 @@ def _http_problem(request: Request, error: Exception) -> Response:
 def _server_problem(request: Request, error: Exception) -> Response:
     log.error("event=failed path=%s", request.url.path, exc_info=error)
     return _problem(request, Problem(500, "Internal error", "the request was not stored; this is logged"))
-
-
-def _encodable(value: Any) -> Any:
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 class _Server(uvicorn.Server):
@@ -388,29 +300,40 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; `announce` gets the address once it listens.
+def serve(settings: Settings, announce: Callable[[str, str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; `announce` gets both addresses once it listens.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: an address cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in settings.gateway_host else socket.AF_INET
-    listener = socket.create_server(
-        (settings.gateway_host, settings.gateway_port), family=family, backlog=2048
-    )
+    with (
+        _listen(settings.gateway_host, settings.gateway_port) as http,
+        _listen(settings.gateway_host, settings.tcp_port) as lines,
+    ):
+        config = uvicorn.Config(
+            create_app(settings, lines),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=10,
+        )
+        announce(
+            f"http://{settings.gateway_host}:{http.getsockname()[1]}",
+            f"tcp://{settings.gateway_host}:{lines.getsockname()[1]}",
+        )
+        asyncio.run(_Server(config).serve(sockets=[http]))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
     # asyncio sets this only on sockets whose protocol number is given; without it every answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(
-        create_app(settings),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-    )
-    with listener:
-        announce(f"http://{settings.gateway_host}:{listener.getsockname()[1]}")
-        asyncio.run(_Server(config).serve(sockets=[listener]))
+    return listener
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -422,25 +345,31 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--host", help="address to listen on (default: AUTONVIS_GATEWAY_HOST)")
     parser.add_argument("--port", type=int, help="port, 0 for a free one (default: AUTONVIS_GATEWAY_PORT)")
+    parser.add_argument("--tcp-port", type=int, help="port of the JSON lines (default: AUTONVIS_TCP_PORT)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = load_settings()
-        given = {"gateway_host": options.host, "gateway_port": options.port}
+        given = {
+            "gateway_host": options.host,
+            "gateway_port": options.port,
+            "tcp_port": options.tcp_port,
+        }
         settings = settings.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
         catalog.open_catalog(settings)
         serve(
             settings,
-            lambda url: log.info("event=listening url=%s spool=%s", url, settings.spool_root / "http"),
+            lambda url, lines: log.info(
+                "event=listening url=%s lines=%s spool=%s", url, lines, settings.spool_root / "http"
+            ),
         )
     except (SettingsError, catalog.CatalogError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        address = f"{settings.gateway_host}:{settings.gateway_port}"
-        print(f"gateway: cannot listen on {address} or write {settings.home}: {error}", file=sys.stderr)
+        print(f"gateway: it cannot serve or write {settings.home}: {error}", file=sys.stderr)
         return 1
     log.info("event=stopped")
     return 0

@@ -37,9 +37,13 @@ class Settings(BaseSettings):
     mqtt_drain_messages: int = Field(20_000, ge=1, description="Messages at most per drain of the queue.")
     mqtt_drain_s: float = Field(60.0, gt=0, description="Seconds at most per drain of the queue.")
 
-    gateway_host: str = Field("127.0.0.1", description="Address the HTTP landing zone listens on.")
+    gateway_host: str = Field("127.0.0.1", description="Address the HTTP and TCP landing zones listen on.")
     gateway_port: int = Field(
         8002, ge=0, le=65_535, description="Port of the HTTP landing zone; 0 takes a free one."
+    )
+
+    tcp_port: int = Field(
+        8001, ge=0, le=65_535, description="Port of the TCP landing zone (JSON lines); 0 takes a free one."
     )
 
     prefect_port: int = Field(

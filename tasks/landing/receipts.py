@@ -43,6 +43,8 @@ def receipt(
     if dataset not in DATASETS:
         reasons = [f"dataset: {_shown(dataset)} is unknown; known are {', '.join(DATASETS)}"]
     else:
+        if sounder_id is not None and isinstance(item, dict) and item.get("sounder_id") is None:
+            item = {**item, "sounder_id": sounder_id}  # as curation will
         try:
             reasons = _schema_faults(dataset, item)
             if isinstance(item, Mapping):

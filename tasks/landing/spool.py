@@ -38,7 +38,7 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-Channel = Literal["mqtt", "http", "pull", "file"]
+Channel = Literal["mqtt", "http", "tcp", "pull", "file"]
 
 SEGMENT_BYTES = 64 * 2**20
 """Size at which a segment is sealed and a new one begun: a batch that curation holds in memory with ease."""

@@ -22,9 +22,10 @@ import pytest
 import uvicorn
 
 from services import gateway
-from services.gateway import BATCH_ITEMS, BODY_BYTES, create_app
+from services.gateway import BODY_BYTES, create_app
 from tasks import catalog
 from tasks.landing import spool
+from tasks.landing.door import BATCH_ITEMS
 from tasks.landing.group_commit import GroupCommit, Overloaded
 from tasks.landing.spool import Record, collect, read_segment, recover, sealed_segments
 from tasks.settings import Settings
@@ -79,7 +80,7 @@ class Gateway:
         self.log = home / "gateway.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.gateway", "--port", "0"],
+                [sys.executable, "-m", "services.gateway", "--port", "0", "--tcp-port", "0"],
                 cwd=ROOT, env={**os.environ, "AUTONVIS_HOME": str(home)}, stderr=output, preexec_fn=limit,
             )  # fmt: skip
         deadline_s = time.monotonic() + 30
@@ -322,7 +323,7 @@ def test_full_disk_answers_503_and_keeps_what_it_acknowledged(
         statuses.append(http.post("/ionogram", json={**IONOGRAM, "fof2_mhz": 6}).status_code)
     assert statuses == [202]
     assert process.end(signal.SIGTERM) == 0
-    assert [json.loads(record.payload)["fof2_mhz"] for record in landed(tmp_path)] == [5.5, 6]
+    assert sorted(json.loads(record.payload)["fof2_mhz"] for record in landed(tmp_path)) == [5.5, 6]
 
 
 def test_health_says_when_the_spool_cannot_be_written(
@@ -422,7 +423,7 @@ def test_a_taken_port_and_a_bad_setting_are_named(tmp_path: Path) -> None:
     environment = {**os.environ, "AUTONVIS_HOME": str(tmp_path)}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "services.gateway", "--port", port]
+        command = [sys.executable, "-m", "services.gateway", "--port", port, "--tcp-port", "0"]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
         )

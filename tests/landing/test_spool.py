@@ -46,7 +46,7 @@ def payloads(paths: list[Path]) -> list[bytes]:
 text = st.text(max_size=20)
 records = st.builds(
     Record,
-    channel=st.sampled_from(["mqtt", "http", "pull", "file"]),
+    channel=st.sampled_from(["mqtt", "http", "tcp", "pull", "file"]),
     dataset=st.none() | text,
     sounder_id=st.none() | text,
     received_at=st.datetimes(min_value=datetime(2000, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001

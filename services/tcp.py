@@ -1,0 +1,210 @@
+"""TCP landing zone: JSON lines, one line back per line; a part of `python -m services.gateway`.
+
+A line is one observation or a list of them, and names its dataset (`"dataset": "ionograms"`) unless an opening line
+has. An opening line, `{"credential": "…", "dataset": "…"}` with either or both, says who sends and what the lines
+after it are. Lines may be sent without waiting; the answers come in their order. Each is what HTTP would answer: an
+object with `receipts`, written when the line is on disk, or a problem of RFC 9457, and then the line was not stored.
+Empty lines keep a connection open and get no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from tasks.landing.door import Door, Problem, check_count, dataset_of, parse, split
+from tasks.landing.receipts import DATASETS
+from tasks.landing.spool import Record
+
+log = logging.getLogger("services.tcp")
+
+LINE_BYTES = 256 * 1024
+CHUNK_BYTES = 32 * 1024
+"""Read at once from one connection: its lines share a commit, and nobody waits long behind them."""
+IDLE_TIMEOUT_S = 300.0
+LINE_TIMEOUT_S = 30.0
+"""A line that was begun must end within this time, and an answer must be taken within it."""
+STOP_TIMEOUT_S = 10.0
+OPENING = {"credential", "dataset"}
+
+
+@dataclass
+class _Connection:
+    """What a connection has said of itself, and its lines that wait for their answers."""
+
+    sounder_id: str | None = None
+    dataset: str | None = None
+    is_busy: bool = False
+    records: list[Record] = field(default_factory=list)
+    items: list[tuple[str | None, Any]] = field(default_factory=list)
+    answers: list[bytes | int] = field(default_factory=list)
+    """The line to answer, or how many of `items` the line held."""
+
+
+class LineServer:
+    """Serves JSON lines on a listening socket within the running event loop."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._is_stopping = False
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Begins to accept."""
+        self._server = await asyncio.start_server(
+            self._accept, sock=listener, limit=CHUNK_BYTES, backlog=2048
+        )
+
+    async def stop(self) -> None:
+        """Answers the lines it has taken, then ends every connection."""
+        self._is_stopping = True
+        if self._server is not None:
+            self._server.close()
+        for task, connection in self._connections.items():
+            if not connection.is_busy:
+                task.cancel()
+        if self._connections:
+            _, late = await asyncio.wait(self._connections, timeout=STOP_TIMEOUT_S)
+            for task in late:
+                task.cancel()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connection = self._connections[task] = _Connection()
+        try:
+            await self._converse(connection, reader, writer)
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        except Problem as problem:
+            writer.write(_line(problem.document()))
+        except TimeoutError:
+            writer.transport.abort()  # it does not read its answers
+        except Exception:
+            log.exception("event=failed")
+            writer.write(_line(Problem(500, "Internal error", "this is logged").document()))
+        finally:
+            del self._connections[task]
+            writer.close()
+
+    async def _converse(
+        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        now_s = asyncio.get_running_loop().time
+        rest = b""
+        line_until_s = 0.0
+        while not self._is_stopping:
+            try:
+                async with asyncio.timeout_at(line_until_s if rest else now_s() + IDLE_TIMEOUT_S):
+                    chunk = await reader.read(CHUNK_BYTES)
+            except TimeoutError as error:
+                said = "the line did not end" if rest else "nothing was sent"
+                waited_s = LINE_TIMEOUT_S if rest else IDLE_TIMEOUT_S
+                raise Problem(408, "Too slow", f"{said} within {waited_s:g} s") from error
+            if not chunk:
+                if rest.strip():
+                    raise Problem(400, "Cut off", "the last line has no end and was not stored")
+                return
+            connection.is_busy = True
+            *lines, last = chunk.split(b"\n")
+            if lines:
+                lines[0] = rest + lines[0]
+                rest = b""
+            if last and not rest:
+                line_until_s = now_s() + LINE_TIMEOUT_S
+            rest += last
+            try:
+                for line in lines:
+                    await self._take(connection, line.strip())
+            finally:
+                writer.write(await self._land(connection))
+            if len(rest) > LINE_BYTES:
+                raise _too_long()
+            async with asyncio.timeout(LINE_TIMEOUT_S):
+                await writer.drain()
+            connection.is_busy = False
+
+    async def _take(self, connection: _Connection, line: bytes) -> None:
+        """Reads one line into the connection.
+
+        Raises:
+            Problem: after this line nothing more is to be read.
+        """
+        if not line:
+            return
+        if len(line) > LINE_BYTES:
+            raise _too_long()
+        try:
+            document = parse(line)
+            if isinstance(document, dict) and document and document.keys() <= OPENING:
+                opened = await self._open(connection, document)
+                connection.answers.append(opened)
+                return
+            items = document if isinstance(document, list) else [document]
+            check_count(items)
+            named = [(dataset_of(item, connection.dataset), item) for item in items]
+            now = datetime.now(UTC)
+            payloads = split(line, named)
+        except Problem as problem:
+            if problem.status == 401:
+                raise
+            connection.answers.append(_line(problem.document()))
+            return
+        connection.records += [
+            Record("tcp", dataset, connection.sounder_id, now, "application/json", payload, "tcp")
+            for dataset, payload in payloads
+        ]
+        connection.items += named
+        connection.answers.append(len(named))
+
+    async def _open(self, connection: _Connection, document: dict[str, Any]) -> bytes:
+        dataset, credential = document.get("dataset", connection.dataset), document.get("credential")
+        if dataset is not None and dataset not in DATASETS:
+            raise Problem(400, "Unknown dataset", f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
+        if credential is not None:
+            if not isinstance(credential, str):
+                raise Problem(401, "Not authorized", "credential must be a text")
+            sounder_id = await self.door.authenticate(credential)
+            if connection.items and sounder_id != connection.sounder_id:
+                connection.answers = [await self._land(connection)]  # what came before is not this sounder's
+            connection.sounder_id = sounder_id
+        connection.dataset = dataset
+        return _line({"sounder_id": connection.sounder_id, "dataset": dataset})
+
+    async def _land(self, connection: _Connection) -> bytes:
+        """Makes the waiting lines durable; returns their answers."""
+        records, items, answers = connection.records, connection.items, connection.answers
+        connection.records, connection.items, connection.answers = [], [], []
+        receipts: list[dict[str, Any]] = []
+        refused = b""
+        if records:
+            try:
+                durable = self.door.submit(records)
+                receipts = await self.door.judge(items, connection.sounder_id, datetime.now(UTC))
+                await self.door.stored(durable)
+            except Problem as problem:
+                refused = _line(problem.document())
+        lines: list[bytes] = []
+        done = 0
+        for answer in answers:
+            if isinstance(answer, bytes):
+                lines.append(answer)
+                continue
+            lines.append(refused or _line({"receipts": receipts[done : done + answer]}))
+            done += answer
+        return b"".join(lines)
+
+
+def _too_long() -> Problem:
+    return Problem(413, "Too long", f"a line has at most {LINE_BYTES} bytes; this one was not stored")
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(document) + b"\n"

@@ -1,0 +1,277 @@
+"""JSON lines over TCP against a real server: one line back per line, in order, and only when it is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from services import tcp
+from services.gateway import create_app
+from services.tcp import LINE_BYTES
+from tasks import catalog
+from tasks.landing import spool
+from tasks.landing.spool import Record, collect, read_segment, sealed_segments
+from tasks.settings import Settings
+
+IONOGRAM = {
+    "dataset": "ionograms", "sounder_id": "TST01", "observed_at": "2026-01-02T11:00:00Z", "latitude_deg": 50.0,
+    "longitude_deg": 8.0, "fof2_mhz": 5.5,
+}  # fmt: skip
+MEASUREMENT = {
+    "dataset": "measurements", "sounder_id": "TST01", "observed_at": "2026-01-02T11:00:00Z", "tx_latitude_deg": 50.0,
+    "tx_longitude_deg": 10.0, "rx_latitude_deg": 50.5, "rx_longitude_deg": 10.0, "frequency_mhz": 5.123,
+}  # fmt: skip
+
+
+class Server:
+    """The gateway in a thread of this process, so that its surroundings can be made to fail."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        self.home = home
+        self.settings = Settings(home=home, **settings)
+        listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        self.port = listener.getsockname()[1]
+        app = create_app(self.settings, listener)
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        while not self.server.started:
+            assert self.thread.is_alive()
+            time.sleep(0.01)
+        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def landed(self) -> list[Record]:
+        self.stop()
+        paths = sealed_segments(self.home / "spool" / "http")
+        return [record for path in paths for record in read_segment(path)]
+
+
+class Lines:
+    """A sender of lines."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), 20)
+        self.file = self.socket.makefile("rb")
+
+    def send(self, *lines: object) -> None:
+        self.socket.sendall(
+            b"".join(
+                (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines
+            )
+        )
+
+    def answer(self) -> dict[str, Any]:
+        line = self.file.readline()
+        assert line.endswith(b"\n"), "the connection was closed without an answer"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def statuses(self, n_lines: int) -> list[object]:
+        answers = [self.answer() for _ in range(n_lines)]
+        return [
+            [receipt["status"] for receipt in answer["receipts"]]
+            if "receipts" in answer
+            else answer["status"]
+            for answer in answers
+        ]
+
+    def is_closed(self) -> bool:
+        return self.file.readline() == b""
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    started = Server(tmp_path)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def lines(server: Server) -> Iterator[Lines]:
+    sender = Lines(server)
+    yield sender
+    sender.close()
+
+
+def test_every_line_has_its_answer_in_order_and_lands_as_sent(server: Server, lines: Lines) -> None:
+    spaced = json.dumps(IONOGRAM, separators=(" , ", " : ")).encode()
+    lines.send(
+        spaced, MEASUREMENT, b"", b"{not json", {**IONOGRAM, "fof2_mhz": 99}, [IONOGRAM, MEASUREMENT], []
+    )
+    assert lines.statuses(6) == [["accepted"], ["accepted"], 400, ["rejected"], ["accepted", "accepted"], 400]
+    records = server.landed()
+    assert [(record.dataset, record.payload) for record in records[:2]] == [
+        ("ionograms", spaced),
+        ("measurements", json.dumps(MEASUREMENT).encode()),
+    ]
+    assert [record.dataset for record in records[2:]] == ["ionograms", "ionograms", "measurements"]
+    assert {(record.channel, record.source, record.sounder_id) for record in records} == {
+        ("tcp", "tcp", None)
+    }
+
+
+def test_receipts_are_those_of_http(server: Server, lines: Lines) -> None:
+    items: list[Any] = [IONOGRAM, {**MEASUREMENT, "snr_db": 1e9}, {**IONOGRAM, "fof2_mhz": float("nan")}, 7]
+    lines.send(*items)
+    over_tcp = [lines.answer()["receipts"][0] for _ in items]
+    over_http = httpx.post(f"{server.url}/batch", content=json.dumps({"items": items})).json()["receipts"]
+    for receipt in (*over_tcp, *over_http):
+        del receipt["server_time"]
+    assert over_tcp == over_http
+
+
+def test_an_opening_line_authenticates_and_names_the_dataset(server: Server, lines: Lines) -> None:
+    engine = catalog.open_catalog(server.settings)
+    credential = catalog.register_sounder(engine, "TST01", kind="ionosonde", now=datetime.now(UTC))
+    unnamed = {name: value for name, value in IONOGRAM.items() if name not in ("dataset", "sounder_id")}
+    lines.send(
+        IONOGRAM, {"credential": credential, "dataset": "ionograms"}, unnamed, {**IONOGRAM, "sounder_id": "X"}
+    )
+    lines.send({"dataset": "weather"})
+    assert lines.statuses(1) == [["accepted"]]
+    assert lines.answer() == {"sounder_id": "TST01", "dataset": "ionograms"}
+    assert lines.statuses(3) == [["accepted"], ["rejected"], 400]
+    assert [record.sounder_id for record in server.landed()] == [None, "TST01", "TST01"]
+
+
+def test_a_wrong_credential_ends_the_connection(server: Server, lines: Lines) -> None:
+    lines.send(IONOGRAM, {"credential": "wrong"}, IONOGRAM)
+    assert lines.statuses(2) == [["accepted"], 401]
+    assert lines.is_closed()
+    assert len(server.landed()) == 1
+
+
+def test_a_line_without_end_is_not_stored(server: Server, lines: Lines) -> None:
+    lines.socket.sendall(json.dumps(IONOGRAM).encode())
+    lines.socket.shutdown(socket.SHUT_WR)
+    assert lines.answer()["status"] == 400
+    assert lines.is_closed()
+    assert server.landed() == []
+
+
+def test_a_line_too_long_ends_the_connection(server: Server, lines: Lines) -> None:
+    lines.send({**IONOGRAM, "padding": "x" * (LINE_BYTES - 1000)})
+    assert lines.statuses(1) == [["accepted"]]
+    lines.socket.sendall(b"x" * (LINE_BYTES + 1))
+    assert lines.statuses(1) == [413]
+    assert lines.is_closed()
+    assert len(server.landed()) == 1
+
+
+@pytest.mark.parametrize(("limit", "begun"), [("IDLE_TIMEOUT_S", b""), ("LINE_TIMEOUT_S", b'{"a"')])
+def test_who_says_nothing_and_who_does_not_end_a_line_is_cut(
+    server: Server, lines: Lines, monkeypatch: pytest.MonkeyPatch, limit: str, begun: bytes
+) -> None:
+    monkeypatch.setattr(tcp, limit, 0.3)
+    lines.send(IONOGRAM)
+    assert lines.statuses(1) == [["accepted"]]
+    lines.socket.sendall(begun)
+    begin_s = time.monotonic()
+    for _ in range(3 if begun else 0):  # dripping does not help
+        time.sleep(0.05)
+        lines.socket.sendall(b" ")
+    assert lines.statuses(1) == [408]
+    assert lines.is_closed()
+    assert time.monotonic() - begin_s < 5
+
+
+def test_who_does_not_read_is_cut(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "LINE_TIMEOUT_S", 0.3)
+    sender = Lines(server)
+    sender.socket.settimeout(20)
+    with pytest.raises(ConnectionError):  # noqa: PT012 - it takes many sends to fill the buffers
+        for _ in range(10_000):
+            sender.send(*[b"?"] * 5000)
+    sender.close()
+    other = Lines(server)
+    other.send(IONOGRAM)
+    assert other.statuses(1) == [["accepted"]]
+    other.close()
+
+
+def test_a_failing_sync_refuses_the_lines_and_keeps_the_connection(
+    server: Server, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool.os, "fdatasync", fail)
+        lines.send(IONOGRAM, b"?", IONOGRAM)
+        assert lines.statuses(3) == [503, 400, 503]
+    lines.send({**IONOGRAM, "fof2_mhz": 6})
+    assert lines.statuses(1) == [["accepted"]]
+    assert [json.loads(record.payload)["fof2_mhz"] for record in server.landed()] == [6]
+
+
+def test_stopping_under_load_keeps_every_acknowledged_line(server: Server, tmp_path: Path) -> None:
+    acknowledged: set[str] = set()
+    sent: set[str] = set()
+
+    def send(thread: int) -> None:
+        sender = Lines(server)
+        try:
+            for round_ in range(10_000):
+                names = [f"{thread}-{round_}-{number}" for number in range(20)]
+                sent.update(names)
+                sender.send(*({**IONOGRAM, "observation_id": name} for name in names))
+                for _ in names:
+                    (receipt,) = sender.answer()["receipts"]
+                    acknowledged.add(receipt["observation_id"])
+        except (ConnectionError, AssertionError):
+            pass
+        finally:
+            sender.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(send, thread) for thread in range(4)]
+        while len(acknowledged) < 500:
+            time.sleep(0.01)
+        server.stop()
+        for future in futures:
+            future.result(20)
+    stored = [
+        json.loads(record.payload)["observation_id"]
+        for batch in collect(tmp_path / "spool", tmp_path / "lake")
+        for record in read_segment(batch)
+    ]
+    assert len(stored) == len(set(stored))
+    assert acknowledged <= set(stored) <= sent
+
+
+def test_thousands_of_connections(server: Server) -> None:
+    n_connections = 2000
+
+    async def converse() -> int:
+        pairs = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(n_connections)]
+        line = json.dumps(IONOGRAM).encode() + b"\n"
+        for _, writer in pairs:
+            writer.write(line)
+        answers = [json.loads(await reader.readline()) for reader, _ in pairs]
+        for _, writer in pairs:
+            writer.close()
+        return sum(answer["receipts"][0]["status"] == "accepted" for answer in answers)
+
+    assert asyncio.run(asyncio.wait_for(converse(), 60)) == n_connections
+    assert len(server.landed()) == n_connections
