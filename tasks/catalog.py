@@ -34,6 +34,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     create_engine,
+    delete,
     event,
     make_url,
     select,
@@ -161,6 +162,30 @@ class SourceCursor(Base):
     source: Mapped[str] = mapped_column(String(32), primary_key=True)
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
     fetched_until: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PulledResource(Base):
+    """A document or file of a pull source as it was last seen: how to ask whether it changed, and its hash."""
+
+    __tablename__ = "pulled_resources"
+
+    address: Mapped[str] = mapped_column(Text, primary_key=True)
+    etag: Mapped[str | None] = mapped_column(Text)
+    last_modified: Mapped[str | None] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    is_landed: Mapped[bool] = mapped_column(Boolean)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class FailingHost(Base):
+    """A host whose last requests failed in a row; while `open_until` lies ahead it is left alone."""
+
+    __tablename__ = "failing_hosts"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    n_failures: Mapped[int] = mapped_column(Integer)
+    problem: Mapped[str] = mapped_column(Text)
+    open_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 def open_catalog(settings: Settings) -> Engine:
@@ -358,6 +383,58 @@ def put_cursor(engine: Engine, source: str, key: str, fetched_until: datetime) -
     """Remember the time up to which this series of a source has been fetched and landed."""
     with Session(engine) as session, session.begin():
         session.merge(SourceCursor(source=source, key=key, fetched_until=fetched_until))
+
+
+def get_resource(engine: Engine, address: str) -> PulledResource | None:
+    """What is remembered of a pulled document, None before it was first seen."""
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        return session.get(PulledResource, address)
+
+
+def put_resource(engine: Engine, resource: PulledResource) -> None:
+    """Remember a pulled document; to be called once what it held is on disk."""
+    with Session(engine) as session, session.begin():
+        session.merge(resource)
+
+
+def has_landed(engine: Engine, root: str, sha256: str) -> bool:
+    """Whether a resource whose address begins with `root` has landed with these bytes."""
+    query = select(PulledResource.address).where(
+        PulledResource.sha256 == sha256, PulledResource.is_landed.is_(True)
+    )
+    with Session(engine.execution_options(is_reading=True)) as session:
+        return any(address.startswith(root) for address in session.scalars(query))
+
+
+def get_failing_host(engine: Engine, host: str) -> FailingHost | None:
+    """The failures of a host since it last answered, None when there are none."""
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        return session.get(FailingHost, host)
+
+
+def put_failing_host(
+    engine: Engine, host: str, *, n_failures: int, problem: str, open_until: datetime | None
+) -> None:
+    """Remember that a host failed, and until when it is left alone."""
+    row = FailingHost(host=host, n_failures=n_failures, problem=problem, open_until=open_until)
+    with Session(engine) as session, session.begin():
+        session.merge(row)
+
+
+def claim_probe(engine: Engine, host: str, open_until: datetime, probing_until: datetime) -> bool:
+    """Move the end of a host's pause from `open_until` to `probing_until`; False when another process was first."""
+    with Session(engine) as session, session.begin():
+        row = session.get(FailingHost, host)
+        if row is None or row.open_until != open_until:
+            return False
+        row.open_until = probing_until
+        return True
+
+
+def forget_failing_host(engine: Engine, host: str) -> None:
+    """The host answered."""
+    with Session(engine) as session, session.begin():
+        session.execute(delete(FailingHost).where(FailingHost.host == host))
 
 
 @lru_cache(maxsize=8)

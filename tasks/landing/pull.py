@@ -1,13 +1,14 @@
 """HTTP pull: fetches what public services publish and spools it as it came.
 
 `PacedClient` is the polite way out: at most one request per host and pace, bounded time and size, retries where they
-help, and a User-Agent that says who asks. `pull_source` runs one source of `tasks.landing.sources`, series by series
+help, conditional requests, a circuit breaker per host, and a User-Agent that says who asks. `pull_source` runs one source of `tasks.landing.sources`, series by series
 (a station, a product), from where the catalog says it was left.
 """
 
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import logging
 import random
 import time
@@ -17,8 +18,10 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import metadata
 
 import httpx
+from sqlalchemy import Engine
 
 from tasks import catalog
+from tasks.landing.breaker import Admission, Breaker, BreakerOpenError
 from tasks.landing.spool import SpoolWriter
 from tasks.settings import Settings
 
@@ -38,6 +41,18 @@ LOOKBACK = timedelta(days=2)
 
 class PullError(RuntimeError):
     """A source did not give what was asked; the message names the address and what it answered."""
+
+
+class HostFailedError(PullError):
+    """A request came to nothing after all its retries: the host is down, overloaded or out of reach."""
+
+    def __init__(self, message: str, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+class HostPausedError(PullError):
+    """The host failed so often that it is left alone for a while; the message says until when."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,18 @@ class PacedClient:
         attempts: int = ATTEMPTS,
         back_off_s: float = BACK_OFF_S,
         sleep: Callable[[float], None] = time.sleep,
+        breaker: Breaker | None = None,
+        remembered: Callable[[str], catalog.PulledResource | None] = lambda _: None,
     ) -> None:
+        """Without a `breaker` every request goes out; `remembered` gives what is known of an address."""
         self.timeout_s = timeout_s
         self.pace_s = pace_s
         self.attempts = attempts
         self.back_off_s = back_off_s
         self._sleep = sleep
+        self._breaker = breaker
+        self._remembered = remembered
+        self._fresh: list[catalog.PulledResource] = []
         self._next_s: dict[str, float] = {}
         self._http = httpx.Client(
             timeout=timeout_s, headers={"User-Agent": user_agent()}, follow_redirects=True, max_redirects=3
@@ -92,11 +113,65 @@ class PacedClient:
         connections, and gives up at once on what will not change.
 
         Raises:
-            PullError: no 200 answer, or one that is too long or too slow.
+            PullError: no 200 answer, or one that is too long or too slow; `HostPausedError` when the host was not asked.
         """
-        request = self._http.build_request("GET", url, params=params)
+        return self._get(self._http.build_request("GET", url, params=params))[2]
+
+    def get_changed(self, url: str) -> bytes | None:
+        """As `get`, or None when the document is what it was when it last landed: the server says so (304, by ETag
+        or Last-Modified), or its bytes do. `take_fresh` then has what to remember of it.
+        """
+        request = self._http.build_request("GET", url)
+        address = str(request.url)
+        known = self._remembered(address)
+        if known is not None and known.etag is not None:
+            request.headers["If-None-Match"] = known.etag
+        if known is not None and known.last_modified is not None:
+            request.headers["If-Modified-Since"] = known.last_modified
+        status, headers, body = self._get(request)
+        if status == 304:
+            return None
+        seen = catalog.PulledResource(
+            address=address,
+            etag=headers.get("etag"),
+            last_modified=headers.get("last-modified"),
+            sha256=hashlib.sha256(body).hexdigest(),
+            is_landed=True,
+            seen_at=datetime.now(UTC),
+        )
+        self._fresh.append(seen)
+        return None if known is not None and known.is_landed and known.sha256 == seen.sha256 else body
+
+    def take_fresh(self) -> list[catalog.PulledResource]:
+        """What was seen since the last call; to be remembered only once the bytes are on disk."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def _get(self, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+        host = request.url.netloc.decode()
+        attempts = self.attempts
+        if self._breaker is not None:
+            try:
+                attempts = 1 if self._breaker.admit(host) is Admission.PROBE else attempts
+            except BreakerOpenError as error:
+                raise HostPausedError(str(error)) from error
+        try:
+            answer = self._try(request, attempts)
+        except HostFailedError as error:
+            if self._breaker is not None:
+                self._breaker.failed(host, error.problem)
+            raise
+        except PullError:  # it answers, though not what was wanted
+            if self._breaker is not None:
+                self._breaker.succeeded(host)
+            raise
+        if self._breaker is not None:
+            self._breaker.succeeded(host)
+        return answer
+
+    def _try(self, request: httpx.Request, attempts: int) -> tuple[int, httpx.Headers, bytes]:
         problem = ""
-        for attempt in range(self.attempts):
+        for attempt in range(attempts):
             self._pace(request.url.host)
             wait_s = self.back_off_s * 2**attempt * random.uniform(1.0, 1.5)
             try:
@@ -106,19 +181,22 @@ class PacedClient:
             except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
-                if status == 200:
-                    return body
+                is_conditional = not {"if-none-match", "if-modified-since"}.isdisjoint(request.headers)
+                if status == 200 or (status == 304 and is_conditional):
+                    return status, headers, body
                 problem = f"HTTP status {status}"
                 if status != 429 and status < 500:
                     raise PullError(f"{request.url} answered {problem}")
                 asked_s = _retry_after_s(headers.get("retry-after"))
                 if asked_s is not None and asked_s > RETRY_AFTER_S:
-                    raise PullError(f"{request.url} answered {problem} and asks to wait {asked_s:.0f} s")
+                    message = f"{request.url} answered {problem} and asks to wait {asked_s:.0f} s"
+                    raise HostFailedError(message, problem)
                 wait_s = max(wait_s, asked_s or 0.0)
-            if attempt + 1 < self.attempts:
+            if attempt + 1 < attempts:
                 log.info("%s: %s; trying again in %.1f s", request.url, problem, wait_s)
                 self._sleep(wait_s)
-        raise PullError(f"{request.url} failed {self.attempts} times, last with {problem}")
+        times = "once" if attempts == 1 else f"{attempts} times, last"
+        raise HostFailedError(f"{request.url} failed {times} with {problem}", problem)
 
     def _pace(self, host: str) -> None:
         wait_s = self._next_s.get(host, 0.0) - time.monotonic()
@@ -136,9 +214,8 @@ class PacedClient:
                 if len(body) > RESPONSE_BYTES:
                     raise PullError(f"{request.url} answered more than {RESPONSE_BYTES} bytes")
                 if time.monotonic() > deadline_s:
-                    raise PullError(
-                        f"{request.url} took more than {RESPONSE_TIMEOUTS * self.timeout_s:g} s to answer"
-                    )
+                    problem = f"took more than {RESPONSE_TIMEOUTS * self.timeout_s:g} s to answer"
+                    raise HostFailedError(f"{request.url} {problem}", problem)
         finally:
             response.close()
         return response.status_code, response.headers, bytes(body)
@@ -161,29 +238,42 @@ def pull_source(settings: Settings, name: str, *, now: datetime | None = None) -
     until = now or datetime.now(UTC)
     n_records = n_items = 0
     problems = []
-    client = PacedClient(timeout_s=settings.http_timeout_s, pace_s=settings.http_pace_s)
+    client = PacedClient(
+        timeout_s=settings.http_timeout_s,
+        pace_s=settings.http_pace_s,
+        breaker=Breaker(engine),
+        remembered=lambda address: catalog.get_resource(engine, address),
+    )
     with client, SpoolWriter(settings.spool_root / "pull") as writer:
         for series in source.series:
             cursor = catalog.get_cursor(engine, name, series)
             since = until - LOOKBACK if cursor is None else max(cursor - source.overlap, until - LOOKBACK)
+            newest = cursor
             try:
-                records = list(source.fetch(client, series, since, until))
+                for record in source.fetch(client, series, since, until):
+                    writer.append_many([record])
+                    _remember(engine, client)
+                    times = [_time_of(item) for item in source.parse(record)]
+                    newest = max([*times, newest] if newest is not None else times, default=None)
+                    n_records += 1
+                    n_items += len(times)
+                _remember(engine, client)
             except PullError as error:
+                client.take_fresh()  # it is asked for again, whatever it was
                 problems.append(f"{series}: {error}")
-                continue
-            items = [item for record in records for item in source.parse(record)]
-            newest = max((_time_of(item) for item in items), default=None)
-            if newest is None:
-                continue
-            writer.append_many(records)
-            if cursor is None or newest > cursor:
+                if isinstance(error, HostPausedError):
+                    break
+            if newest is not None and newest != cursor:
                 catalog.put_cursor(engine, name, series, newest)
-            n_records += len(records)
-            n_items += len(items)
     log.info("%s: %d answers with %d observations", name, n_records, n_items)
     if problems:
         raise PullError(f"source {name}: " + "; ".join(problems))
     return PullResult(name, n_records, n_items)
+
+
+def _remember(engine: Engine, client: PacedClient) -> None:
+    for resource in client.take_fresh():
+        catalog.put_resource(engine, resource)
 
 
 def _time_of(item: Mapping[str, object]) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import threading
@@ -21,12 +22,13 @@ from tasks import catalog
 from tasks.curation import curate_batch
 from tasks.cycles import plan_cycle, read_solar_flux
 from tasks.lake import read
+from tasks.landing.breaker import Admission, Breaker, BreakerOpenError
 from tasks.landing.giro_text import LICENCE
-from tasks.landing.pull import PacedClient, PullError, pull_source, user_agent
+from tasks.landing.pull import HostPausedError, PacedClient, PullError, pull_source, user_agent
 from tasks.landing.sources import SOURCES, open_source
 from tasks.landing.sources.giro import Giro
 from tasks.landing.sources.swpc import Swpc, parse_f107, parse_kp, parse_xray
-from tasks.landing.spool import Record, collect, read_segment
+from tasks.landing.spool import Record, SpoolError, SpoolWriter, collect, read_segment
 from tasks.settings import Settings
 
 NOW = datetime(2026, 10, 6, 18, tzinfo=UTC)
@@ -101,6 +103,7 @@ class Service:
     def __init__(self) -> None:
         self.answers: dict[str, list[Answer]] = {}
         self.requests: list[tuple[float, str, dict[str, list[str]], str]] = []
+        self.conditions: list[tuple[str | None, str | None]] = []
         self.delay_s = 0.0
         service = self
 
@@ -110,11 +113,19 @@ class Service:
                 query = parse_qs(parts.query)
                 agent = self.headers["User-Agent"]
                 service.requests.append((time.monotonic(), parts.path, query, agent))
+                asked = (self.headers["If-None-Match"], self.headers["If-Modified-Since"])
+                service.conditions.append(asked)
                 answers = service.answers.get(
                     query.get("ursiCode", [parts.path])[0], [(404, {}, b"not here")]
                 )
                 status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
                 time.sleep(service.delay_s)
+                validators = (headers.get("ETag"), headers.get("Last-Modified"))
+                if any(
+                    mine is not None and mine == theirs
+                    for mine, theirs in zip(validators, asked, strict=True)
+                ):
+                    status, headers, body = 304, {}, b""
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -255,8 +266,7 @@ def test_requests_to_a_host_are_paced(service: Service) -> None:
 def test_swpc_indices(service: Service, client: PacedClient) -> None:
     service.answers["/json/f107_cm_flux.json"] = [(200, {}, F107)]
     swpc = Swpc(service.url)
-    assert fetch(swpc, client, "f107") == []  # nothing newer than an hour ago
-    (record,) = swpc.fetch(client, "f107", NOW - timedelta(days=2), NOW)
+    (record,) = fetch(swpc, client, "f107")
     assert record.payload == F107
     assert [(item["observed_at"], item["value"]) for item in swpc.parse(record)] == [
         ("2026-10-05T20:00:00+00:00", 131.0),
@@ -362,9 +372,6 @@ def test_a_revised_index_value_supersedes_with_its_history_kept(service: Service
             curate_batch(batch, settings=settings)
             for batch in collect(settings.spool_root, settings.lake_root)
         ]
-        catalog.put_cursor(
-            catalog.open_catalog(settings), "swpc", "f107", datetime(2026, 10, 1, tzinfo=UTC)
-        )  # asks again for what is known
     assert [result.n_conflicts for result in results] == [0] * len(results)
     rows = read("indices", settings=settings, start=NOW - timedelta(days=5), end=NOW)
     revisions = rows[rows["observed_at"] == datetime(2026, 10, 5, 20, tzinfo=UTC)].sort_values("available_at")
@@ -373,6 +380,127 @@ def test_a_revised_index_value_supersedes_with_its_history_kept(service: Service
     for available_until, value in ((first, 131.0), (second, 133.0)):
         plan = plan_cycle(settings, NOW, available_until)
         assert read_solar_flux(settings, plan) == value
+
+
+@pytest.mark.parametrize(
+    "validators", [{"ETag": '"1"'}, {"Last-Modified": "Tue, 06 Oct 2026 17:00:00 GMT"}, {}]
+)
+def test_what_has_not_changed_does_not_land_again(
+    service: Service, tmp_path: Path, validators: dict[str, str]
+) -> None:
+    settings = Settings(home=tmp_path, swpc_url=service.url, http_pace_s=0)
+    for path in ("/json/f107_cm_flux.json", KP_PATH):
+        service.answers[path] = [(200, validators, F107 if "f107" in path else KP_OBJECTS)]
+    service.answers[XRAY_PATH] = service.answers[XRAY_PATH.replace("6-hour", "3-day")] = [(200, {}, XRAY)]
+    n_landed = [pull_source(settings, "swpc", now=NOW).n_records for _ in range(3)]
+    assert n_landed == [3, 1, 0]  # the X-rays of another span are another document
+    assert service.conditions[0] == (None, None)
+    assert service.conditions[3] == (validators.get("ETag"), validators.get("Last-Modified"))
+    service.answers[KP_PATH] = [(200, {"ETag": '"2"'}, KP_OBJECTS.replace(b"2.33", b"2.67"))]
+    assert pull_source(settings, "swpc", now=NOW).n_records == 1
+
+
+def test_what_could_not_be_used_or_stored_is_asked_for_again(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path, swpc_url=service.url, http_pace_s=0)
+    service.answers[XRAY_PATH] = service.answers[XRAY_PATH.replace("6-hour", "3-day")] = [(200, {}, XRAY)]
+    service.answers[KP_PATH] = [(200, {}, KP_OBJECTS)]
+    service.answers["/json/f107_cm_flux.json"] = [
+        (200, {"ETag": '"1"'}, ERROR_PAGE),
+        (200, {"ETag": '"1"'}, F107),
+    ]
+    with pytest.raises(PullError, match=r"f107: .* something else"):
+        pull_source(settings, "swpc", now=NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolWriter, "append_many", _full_disk)
+        with pytest.raises(SpoolError):
+            pull_source(settings, "swpc", now=NOW)
+    assert pull_source(settings, "swpc", now=NOW).n_records == 2  # F10.7, and the X-rays of the shorter span
+    assert {asked for asked in service.conditions} == {(None, None)}
+
+
+def _full_disk(*_: object) -> None:
+    raise SpoolError(errno.ENOSPC, "No space left on device")
+
+
+def test_304_without_a_condition_is_an_error(service: Service, client: PacedClient) -> None:
+    service.answers["/x"] = [(304, {}, b"")]
+    with pytest.raises(PullError, match="HTTP status 304"):
+        client.get_changed(service.url + "/x")
+
+
+def test_a_host_that_keeps_failing_is_left_alone_and_probed(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = catalog.open_catalog(Settings(home=tmp_path))
+    now = NOW
+    service.answers["/x"] = [(500, {}, b"")]
+    host = service.url.removeprefix("http://")
+
+    def ask() -> bytes:  # each a client of its own: the state lies in the catalog
+        breaker = Breaker(engine, clock=lambda: now)
+        with PacedClient(timeout_s=2.0, pace_s=0.0, attempts=2, back_off_s=0.001, breaker=breaker) as client:
+            return client.get(service.url + "/x")
+
+    for _ in range(3):
+        with pytest.raises(PullError, match="failed 2 times, last with HTTP status 500"):
+            ask()
+    assert f"{host} failed 3 times in a row, last with HTTP status 500: its breaker is open" in caplog.text
+    assert len(service.requests) == 6
+    with pytest.raises(
+        HostPausedError, match=f"{host} is not asked before 2026-10-06 18:15 UTC: it failed 3 times"
+    ):
+        ask()
+    assert len(service.requests) == 6
+
+    now = NOW + timedelta(minutes=16)
+    with pytest.raises(
+        PullError, match="failed once with HTTP status 500"
+    ):  # the probe has no second attempt
+        ask()
+    assert len(service.requests) == 7
+    with pytest.raises(HostPausedError, match="not asked before 2026-10-06 18:46 UTC"):
+        ask()
+    now = NOW + timedelta(minutes=47)
+    service.answers["/x"] = [(200, {}, b"well again")]
+    assert ask() == ask() == b"well again"
+    assert catalog.get_failing_host(engine, host) is None
+
+
+def test_one_process_probes_and_a_clock_put_back_does_not_hold_the_breaker_open(tmp_path: Path) -> None:
+    engine = catalog.open_catalog(Settings(home=tmp_path))
+    for _ in range(3):
+        Breaker(engine, clock=lambda: NOW).failed("h", "HTTP status 500")
+    later = Breaker(engine, clock=lambda: NOW + timedelta(minutes=16))
+    assert later.admit("h") is Admission.PROBE
+    with pytest.raises(BreakerOpenError):
+        later.admit("h")
+    assert later.admit("another") is Admission.FREE
+    past = Breaker(engine, clock=lambda: NOW - timedelta(days=30))
+    assert past.admit("h") is Admission.PROBE
+
+
+def test_refusals_are_no_failures_of_the_host(service: Service, tmp_path: Path) -> None:
+    engine = catalog.open_catalog(Settings(home=tmp_path))
+    service.answers["/x"] = [(404, {}, b"")]
+    with PacedClient(timeout_s=2.0, pace_s=0.0, breaker=Breaker(engine)) as client:
+        for _ in range(5):
+            with pytest.raises(PullError, match="HTTP status 404"):
+                client.get(service.url + "/x")
+    assert len(service.requests) == 5
+
+
+def test_the_rest_of_a_source_waits_while_its_host_is_left_alone(service: Service, tmp_path: Path) -> None:
+    stations = [f"TST{number}" for number in range(51, 60)]
+    settings = Settings(
+        home=tmp_path, giro_url=service.url, giro_stations=",".join(stations), http_pace_s=0, http_timeout_s=2
+    )
+    for station in stations:
+        service.answers[station] = [(503, {"Retry-After": "600"}, b"")]
+    with pytest.raises(PullError, match=r"TST53: .*asks to wait 600 s; TST54: .* is not asked before [^;]*$"):
+        pull_source(settings, "giro", now=NOW)
+    assert len(service.requests) == 3
 
 
 def test_configuration_faults_name_the_setting(tmp_path: Path) -> None:

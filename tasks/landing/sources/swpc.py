@@ -100,21 +100,21 @@ class Swpc:
     overlap: timedelta = timedelta(0)
 
     def fetch(self, client: PacedClient, series: str, since: datetime, until: datetime) -> Iterator[Record]:
-        """The whole product, when it has a value later than `since`."""
+        """The whole product, when it is another than the one that landed last."""
         path, content_type = _PRODUCTS[series]
         reaching = [name for name, span in _XRAY_SPANS.items() if until - since < span]
         path = path.format(span=reaching[0] if reaching else "7-day")
-        body = client.get(self.url.rstrip("/") + path)
+        body = client.get_changed(self.url.rstrip("/") + path)
+        if body is None:
+            return
         record = Record(
             "pull", "indices", PROVIDER, datetime.now(UTC), content_type, body, self.name, self.licence
         )
         try:
-            newest = max(
-                (datetime.fromisoformat(item["observed_at"]) for item in self.parse(record)), default=None
-            )
+            items = self.parse(record)
         except ValueError as error:
             raise PullError(f"{self.url}{path} answered something else than {series}: {error}") from error
-        if newest is not None and newest > since:
+        if items:
             yield record
 
     def parse(self, record: Record) -> list[dict[str, Any]]:
