@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-rust test-slow contracts lint format bench lock clean
+.PHONY: help setup demo up down test test-rust test-slow faults contracts lint format bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ format: setup  ## ruff and cargo fmt
 
 test-slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+faults: setup  ## kills, cuts and full disks, many times over; prints a table (some 10 minutes)
+	$(BIN)/python -m pytest tests/faults --faults-size long --timeout 1800
 
 bench: setup  ## every benchmark; each prints one JSON line with the ratio to a peer in the same run
 	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done

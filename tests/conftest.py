@@ -16,3 +16,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real observations are not beside the checkout: {folder}")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults-size",
+        choices=("fast", "long"),
+        default="fast",
+        help="how often each fault of tests/faults falls: `long` is what `make faults` runs",
+    )
