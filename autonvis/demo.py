@@ -123,8 +123,9 @@ def span(items: list[Item], days: float, cycle_minutes: int, is_simulated: bool)
 
 def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None:
     """Send every station's observations through a landing zone: one half by MQTT, the other by HTTP."""
-    from autonvis.system import free_port, start_gateway, stop
+    from autonvis.system import start_gateway
     from services.broker import start_broker
+    from services.processes import free_port
     from tasks.landing.mqtt import create_session, publish_many
 
     by_station: dict[str, list[Item]] = defaultdict(list)
@@ -149,7 +150,7 @@ def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None
         )
         say(f"MQTT ({broker.kind}{durable}): {n_sent} messages acknowledged for {', '.join(by_mqtt)}")
 
-        gateway, url = start_gateway(settings, free_port(0), free_port(0))
+        gateway, url = start_gateway(settings, free_port(), free_port())
         try:
             n_accepted = n_rejected = 0
             with httpx.Client(timeout=60) as client:
@@ -164,7 +165,7 @@ def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None
                         n_rejected += sum(receipt["status"] == "rejected" for receipt in receipts)
             say(f"HTTP: {n_accepted} observations accepted, {n_rejected} rejected for {', '.join(by_http)}")
         finally:
-            stop(gateway)
+            gateway.stop()
         run_land(say)
     finally:
         broker.stop()

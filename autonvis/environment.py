@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from services.processes import is_running
 from tasks.settings import Settings
 
 STATE_FILE = Path("run/system.json")
@@ -38,11 +39,16 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
 
 
 def running_system(settings: Settings) -> dict[str, str]:
-    """Addresses of the live system of this home as environment variables; empty when it is down."""
+    """Addresses of the live system of this home as environment variables; empty when it is down.
+
+    After a power cut the file is still there, and nothing that it names is.
+    """
     path = settings.home / STATE_FILE
     if not path.is_file():
         return {}
-    addresses: dict[str, str] = json.loads(path.read_text())["environment"]
+    state = json.loads(path.read_text())
+    is_up = any(is_running(process["pid"], process["start_s"]) for process in state["processes"])
+    addresses: dict[str, str] = state["environment"] if is_up else {}
     return addresses
 
 

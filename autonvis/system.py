@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,16 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 
 from autonvis.environment import STATE_FILE, prefect_environment
 from services.broker import start_broker, stop_broker
+from services.processes import free_port, is_free, is_running, started_s, stop_process
 from tasks.landing.mqtt import create_session
 from tasks.settings import Settings
 
 WORK_POOL = "autonvis"
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 20.0
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,36 +30,27 @@ class StartError(RuntimeError):
 
 @dataclass(frozen=True)
 class Process:
-    """One process that we started; its creation time tells it from a later process with the same pid."""
+    """One process that we started; its start time tells it from a later process with the same id."""
 
     name: str
     pid: int
-    created_at: float
+    start_s: float
 
-    def find(self) -> psutil.Process | None:
-        try:
-            process = psutil.Process(self.pid)
-            if (
-                abs(process.create_time() - self.created_at) < 1.0
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                return process
-        except psutil.NoSuchProcess:
-            pass
-        return None
+    @property
+    def is_running(self) -> bool:
+        return is_running(self.pid, self.start_s)
+
+    def stop(self) -> None:
+        stop_process(self.pid, self.start_s)
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` if it can be bound on loopback, else an error naming it; 0 gives any free port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", preferred))
-        except OSError as error:
-            raise StartError(
-                f"port {preferred} is taken ({error}); set another, or 0 for any free one"
-            ) from error
-        return int(probe.getsockname()[1])
+def choose_port(preferred: int) -> int:
+    """`preferred` if nobody listens on it, else an error naming it; 0 gives any free port."""
+    if not preferred:
+        return free_port()
+    if not is_free(preferred):
+        raise StartError(f"port {preferred} is taken; set another, or 0 for any free one")
+    return preferred
 
 
 def spawn(name: str, command: list[str], environment: dict[str, str], log_root: Path) -> Process:
@@ -77,21 +66,7 @@ def spawn(name: str, command: list[str], environment: dict[str, str], log_root: 
             cwd=PROJECT_ROOT,
             start_new_session=True,
         )
-    return Process(name, child.pid, psutil.Process(child.pid).create_time())
-
-
-def stop(process: Process) -> None:
-    """Stop a process and its children: politely, then by force."""
-    found = process.find()
-    if found is None:
-        return
-    family = [found, *found.children(recursive=True)]
-    found.terminate()
-    _, alive = psutil.wait_procs([found], timeout=STOP_TIMEOUT_S)
-    for member in [*alive, *family]:
-        if member.is_running():
-            member.kill()
-    psutil.wait_procs(family, timeout=5)
+    return Process(name, child.pid, started_s(child.pid))
 
 
 def wait_for(url: str, process: Process, log_root: Path) -> None:
@@ -102,7 +77,7 @@ def wait_for(url: str, process: Process, log_root: Path) -> None:
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        if process.find() is None:
+        if not process.is_running:
             break
         try:
             if httpx.get(url, timeout=2).status_code == 200:
@@ -131,7 +106,7 @@ def start_gateway(settings: Settings, port: int, tcp_port: int) -> tuple[Process
     try:
         wait_for(f"{url}/health", process, settings.log_root)
     except StartError:
-        stop(process)
+        process.stop()
         raise
     return process, url
 
@@ -188,13 +163,13 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         remember()
         create_session(environment["AUTONVIS_MQTT_URL"], settings.mqtt_client_id)
 
-        tcp_port = free_port(settings.tcp_port)
-        gateway, gateway_url = start_gateway(settings, free_port(settings.gateway_port), tcp_port)
+        tcp_port = choose_port(settings.tcp_port)
+        gateway, gateway_url = start_gateway(settings, choose_port(settings.gateway_port), tcp_port)
         started.append(gateway)
         remember()
         say(f"gateway  {gateway_url} and JSON lines on tcp://{settings.gateway_host}:{tcp_port}")
 
-        port = free_port(settings.prefect_port)
+        port = choose_port(settings.prefect_port)
         prefect_url = f"http://127.0.0.1:{port}"
         environment["PREFECT_API_URL"] = f"{prefect_url}/api"
         server = spawn(
@@ -231,13 +206,13 @@ def status(settings: Settings) -> list[Process]:
     if not state_file.is_file():
         return []
     processes = [Process(**one) for one in json.loads(state_file.read_text())["processes"]]
-    return [process for process in processes if process.find() is not None]
+    return [process for process in processes if process.is_running]
 
 
 def down(settings: Settings, say: Callable[[str], None] = print) -> None:
     """Stop what `up` started, the worker first so that no run starts while the rest goes down."""
     for process in reversed(status(settings)):
-        stop(process)
+        process.stop()
         say(f"stopped  {process.name}")
     if stop_broker(settings.home):
         say("stopped  broker")

@@ -16,19 +16,19 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import psutil
 
-from services.processes import is_running, started_s, stop_process
+from services.processes import free_port, is_free, is_running, kill_all, started_s, stop_process
 from tasks.landing.mqtt import BATCH_MESSAGES, BrokerUnavailable, ping
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ DURABILITY: dict[Kind, str] = {
 
 
 PORT_WAIT_S = 5.0
+INFRA = Path(__file__).resolve().parents[1] / "infra"
+"""Configuration of each kind, with `$names` for what differs from system to system."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """What this process has started and must reap, by the id of the broker."""
@@ -216,22 +218,9 @@ def _start(
 
 def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
     script = _rabbitmq_script()
-    amqp_port, distribution_port = _free_port(), _free_port()
-    # The subscription must outlive any outage of the consumer: by default its queue is deleted after a day.
-    _write_private(
-        directory / "rabbitmq.conf",
-        f"""\
-listeners.tcp.1 = 127.0.0.1:{amqp_port}
-mqtt.listeners.tcp.1 = 127.0.0.1:{parameters["port"]}
-mqtt.allow_anonymous = false
-mqtt.subscription_ttl = infinity
-mqtt.prefetch = {BATCH_MESSAGES}
-default_user = {parameters["username"]}
-default_pass = {parameters["password"]}
-log.file.level = warning
-""",
-    )
-    (directory / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
+    amqp_port, distribution_port = free_port(), free_port()
+    _configure("rabbitmq/rabbitmq.conf", directory, {**parameters, "amqp_port": amqp_port})
+    _configure("rabbitmq/enabled_plugins", directory, {})
     (directory / "rabbitmq-env.conf").write_text(
         "# empty: the machine's own node has its settings elsewhere\n"
     )
@@ -278,33 +267,22 @@ def _prepare_mosquitto(directory: Path, parameters: dict[str, Any]) -> _Launch:
         directory / "passwords",
         f"{parameters['username']}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n",
     )
-    # By default it drops messages beyond 1,000 in a queue, without a word, and saves every 30 minutes.
-    _write_private(
-        directory / "mosquitto.conf",
-        f"""\
-listener {parameters["port"]} 127.0.0.1
-user {pwd.getpwuid(os.geteuid()).pw_name}
-allow_anonymous false
-password_file {directory / "passwords"}
-persistence true
-persistence_location {directory}/
-autosave_on_changes true
-autosave_interval 1
-max_queued_messages 0
-max_inflight_messages {BATCH_MESSAGES}
-log_dest stderr
-log_type error
-log_type warning
-""",
-    )
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    _configure("mosquitto/mosquitto.conf", directory, {**parameters, "directory": directory, "user": user})
     return _Launch([program, "-c", str(directory / "mosquitto.conf")], dict(os.environ), "mosquitto")
 
 
+def _configure(template: str, directory: Path, values: dict[str, Any]) -> None:
+    """Fills in `infra/<template>` and writes it to `directory`, for its owner only."""
+    source = INFRA / template
+    text = Template(source.read_text()).substitute(values, window=BATCH_MESSAGES)
+    _write_private(directory / source.name, text)
+
+
 def _prepare_embedded(directory: Path, parameters: dict[str, Any]) -> _Launch:
-    root = str(Path(__file__).resolve().parents[1])
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(INFRA.parent), os.environ.get("PYTHONPATH")))),
     }
     command = [sys.executable, "-m", "services.embedded_broker", str(directory / "parameters.json")]
     return _Launch(command, environment, "")
@@ -330,11 +308,11 @@ def _parameters(directory: Path, port: int) -> dict[str, Any]:
             "port": 0,
         }
     if port:
-        if not _is_free(port):
+        if not is_free(port):
             raise BrokerError(f"port {port} is taken: choose another, or 0 for a free one")
         parameters["port"] = port
     elif not parameters["port"] or not _becomes_free(parameters["port"]):
-        parameters["port"] = _free_port()
+        parameters["port"] = free_port()
     _write_private(path, json.dumps(parameters, indent=1))
     return parameters
 
@@ -356,34 +334,14 @@ def _kill_tree(process: subprocess.Popen[bytes]) -> None:
         family = [*parent.children(recursive=True), parent]
     except psutil.NoSuchProcess:
         family = []
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
+    kill_all(family)
     process.wait(10.0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def _becomes_free(port: int) -> bool:
     """Stations know the port: the threads of a broker that was killed a moment ago may still hold it."""
     deadline_s = time.monotonic() + PORT_WAIT_S
-    while not _is_free(port):
+    while not is_free(port):
         if time.monotonic() > deadline_s:
             return False
         time.sleep(0.05)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 
 import psutil
@@ -30,22 +32,58 @@ def is_running(pid: int, start_s: float) -> bool:
 def stop_process(pid: int, start_s: float, *, grace_s: float = 20.0) -> bool:
     """Asks the process to end (SIGTERM), then kills it after `grace_s`; returns whether it was running.
 
-    A process of the same id with another start time is somebody else's and is left alone.
+    What it had started and left behind is killed too. A process of the same id with another start time is somebody
+    else's and is left alone.
     """
     process = _find(pid, start_s)
     if process is None:
         return False
+    try:
+        children = process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return True
+    _end(process, start_s, grace_s)
+    kill_all(children)
+    return True
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    """Kills those that still run; psutil itself sees to it that an id used again is left alone."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether `port` of the loopback address can be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _end(process: psutil.Process, start_s: float, grace_s: float) -> None:
     for end, wait_s in ((process.terminate, grace_s), (process.kill, 10.0)):
         try:
             end()
         except psutil.NoSuchProcess:
-            return True
+            return
         deadline_s = time.monotonic() + wait_s
         while time.monotonic() < deadline_s:
-            if _find(pid, start_s) is None:
-                return True
+            if _find(process.pid, start_s) is None:
+                return
             time.sleep(0.05)
-    raise TimeoutError(f"process {pid} does not end, not even when killed")
+    raise TimeoutError(f"process {process.pid} does not end, not even when killed")
 
 
 def _find(pid: int, start_s: float) -> psutil.Process | None:
