@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import hmac
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -261,19 +260,6 @@ def issue_credential(engine: Engine, sounder_id: str, *, now: datetime) -> str:
             raise ValueError(f"sounder_id: {sounder_id!r} is not registered")
         session.execute(update(Credential).where(Credential.sounder_id == sounder_id).values(is_revoked=True))
         return _add_credential(session, sounder_id, now)
-
-
-def check_credential(engine: Engine, sounder_id: str, credential: str) -> bool:
-    """Whether the credential is a valid one of this sounder; compared in constant time."""
-    offered = _hash(credential)
-    with Session(engine.execution_options(is_reading=True)) as session:
-        stored = session.scalars(
-            select(Credential.credential_hash).where(
-                Credential.sounder_id == sounder_id, Credential.is_revoked.is_(False)
-            )
-        ).all()
-    matches = [hmac.compare_digest(offered, candidate) for candidate in stored or ["0" * len(offered)]]
-    return any(matches)
 
 
 def credential_owner(engine: Engine, credential: str) -> str | None:

@@ -9,25 +9,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.compute as pc
 from sqlalchemy import Engine
 
 from tasks import catalog, lake, quarantine
 from tasks.contracts import SUBMITTED_DATASETS, load_contract
 from tasks.landing.spool import Record, SegmentError, read_segment
-from tasks.quarantine import Rejected, ReplayResult, quarantine_rows
+from tasks.quarantine import Rejected, ReplayResult, known_rows, quarantine_rows
 from tasks.settings import Settings
-from tasks.submissions import DecodeError, Item, decode
+from tasks.submissions import DecodeError, Item, decode, with_provenance
 from tasks.validation import BatchRejected, build_frame, find_duplicates, validate_batch
 
 log = logging.getLogger(__name__)
 
-SIMULATED = "simulated"
 UNNAMED_DATASET = SUBMITTED_DATASETS[0]  # where a record is kept that names no dataset we know
 
 
@@ -88,7 +86,7 @@ def replay_quarantine(*, settings: Settings, now: datetime | None = None) -> Rep
     engine = catalog.open_catalog(settings)
     moment = datetime.now(UTC) if now is None else now
     with catalog.exclusive(engine, "curation"):
-        return quarantine.replay(settings=settings, now=moment, decode=_decode_again)
+        return quarantine.replay(settings=settings, now=moment)
 
 
 def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: Engine) -> CurationResult:
@@ -96,7 +94,7 @@ def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: 
     faults: list[str] = []
     records = _read_records(batch_path, faults)
     judged_at = now or max((record.received_at for record in records), default=datetime.now(UTC))
-    submissions, rejected = _decode_records(records)
+    submissions, rejected = _decode_records(records, batch_id)
     n_items = sum(len(rows) for rows in rejected.values()) + sum(len(s.items) for s in submissions.values())
     files: list[Path] = []
     n_accepted = n_duplicates = n_conflicts = 0
@@ -151,7 +149,9 @@ def _read_records(path: Path, faults: list[str]) -> list[Record]:
     return records
 
 
-def _decode_records(records: Sequence[Record]) -> tuple[dict[str, _Submissions], dict[str, list[Rejected]]]:
+def _decode_records(
+    records: Sequence[Record], batch_id: str
+) -> tuple[dict[str, _Submissions], dict[str, list[Rejected]]]:
     submissions: dict[str, _Submissions] = {}
     rejected: dict[str, list[Rejected]] = {}
     for index, record in enumerate(records):
@@ -175,7 +175,17 @@ def _decode_records(records: Sequence[Record]) -> tuple[dict[str, _Submissions],
                 kept.append(_rejected(index, position, record, item.raw(), stage, [fault], item.value))
                 continue
             submitted.items.append(item)
-            submitted.values.append(_with_provenance(item.value, record))
+            submitted.values.append(
+                with_provenance(
+                    item.value,
+                    sounder_id=record.sounder_id,
+                    received_at=record.received_at,
+                    available_at=record.received_at,
+                    source=record.source,
+                    licence=record.licence,
+                    batch_id=batch_id,
+                )
+            )
             submitted.origins.append((index, position, record))
     return submissions, rejected
 
@@ -191,7 +201,6 @@ def _judge(
 ) -> tuple[pd.DataFrame, int, int]:
     """Rows to publish, and how many others repeat or contradict a known observation."""
     frame, cast_failures = build_frame(dataset, submitted.values)
-    frame["batch_id"] = pd.Series(batch_id, index=frame.index, dtype=object)
 
     def reject(reasons: dict[int, list[str]], stage: str) -> None:
         for label, texts in reasons.items():
@@ -216,31 +225,11 @@ def _judge(
         reject({label: [str(error)] for label in range(len(frame))}, "batch")
         return frame.iloc[:0], 0, 0
     reject(validation.reasons, "contract")
-    known = _known_elsewhere(dataset, validation.accepted, batch_id, settings)
+    known = known_rows(dataset, validation.accepted, settings=settings, except_name=batch_id)
     duplicates = find_duplicates(dataset, validation.accepted, known)
     reject(duplicates.conflicts, "conflict")
     accepted = validation.accepted.drop(index=[*duplicates.identical, *duplicates.conflicts])
     return accepted, len(duplicates.identical), len(duplicates.conflicts)
-
-
-def _known_elsewhere(
-    dataset: str, candidates: pd.DataFrame, batch_id: str, settings: Settings
-) -> pd.DataFrame | None:
-    """Rows with the candidates' ids that other batches published; this batch's own file is about to be rewritten."""
-    found = []
-    for day, of_day in candidates.groupby(candidates["observed_at"].dt.floor("D")):
-        start = pd.Timestamp(str(day)).to_pydatetime()
-        rows = lake.read(
-            dataset,
-            settings=settings,
-            start=start,
-            end=start + timedelta(days=1, microseconds=-1),
-            filters=pc.field("observation_id").isin(of_day["observation_id"].to_numpy(dtype=object)),
-            except_name=batch_id,
-        )
-        if len(rows):
-            found.append(rows)
-    return pd.concat(found, ignore_index=True) if found else None
 
 
 def _publish_quarantine(batch_id: str, rejected: dict[str, list[Rejected]], settings: Settings) -> list[Path]:
@@ -272,25 +261,6 @@ def _identity_fault(value: Any, record: Record) -> str | None:
     return f"sounder_id_mismatch: the item says {str(claimed)[:80]!r}, it was sent as {record.sounder_id!r}"
 
 
-def _with_provenance(value: Any, record: Record) -> Any:
-    """The item with what only the landing may say; a sender's own words on it are overruled.
-
-    Two exceptions: an item may call itself simulated, by whatever channel it comes, which claims nothing; and the
-    licence is the owner's to state where the source of the record has none.
-    """
-    if not isinstance(value, dict):
-        return value
-    sounder_id = value.get("sounder_id")
-    return {
-        **value,
-        "sounder_id": record.sounder_id if sounder_id is None else sounder_id,
-        "received_at": record.received_at,
-        "available_at": record.received_at,
-        "source": SIMULATED if value.get("source") == SIMULATED else record.source,
-        "licence": value.get("licence") if record.licence is None else record.licence,
-    }
-
-
 def _rejected(
     index: int,
     position: int | None,
@@ -312,15 +282,6 @@ def _rejected(
         source=record.source,
         licence=record.licence,
     )
-
-
-def _decode_again(dataset: str, raw: bytes) -> list[Any]:
-    content_type = "text/plain" if raw.lstrip()[:1] == b"#" else "application/json"
-    items = decode(raw, content_type)
-    for item in items:
-        if item.fault is not None:
-            raise DecodeError(item.fault)
-    return [item.value for item in items]
 
 
 def _relative(path: Path, settings: Settings) -> str:

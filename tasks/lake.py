@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -190,17 +190,6 @@ def read_file(dataset: str, path: Path) -> pd.DataFrame:
     """All rows of one published file, as `read` gives them."""
     schema = arrow_schema(dataset)
     return to_frame(ds.dataset(str(path), schema=_nullable(schema), format="parquet").to_table().cast(schema))
-
-
-def known_ids(dataset: str, dates: Iterable[date], *, settings: Settings) -> set[str]:
-    """The observation ids already published in the partitions of these dates."""
-    days = sorted(set(dates))
-    known: set[str] = set()
-    for day in days:
-        paths = files(dataset, settings=settings, start=day, end=day)
-        for path in paths:
-            known.update(pq.read_table(path, columns=["observation_id"]).column(0).to_pylist())
-    return known
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,15 +24,11 @@ import pyarrow.compute as pc
 from tasks import lake
 from tasks.contracts import SUBMITTED_DATASETS, load_contract
 from tasks.settings import Settings
+from tasks.submissions import DecodeError, decode, with_provenance
 from tasks.validation import BatchRejected, build_frame, find_duplicates, validate_batch
 
 logger = logging.getLogger(__name__)
 
-SIMULATED = "simulated"  # the one thing an item may say of its own source, by whatever channel it comes
-
-Decode = Callable[
-    [str, bytes], Sequence[Any]
-]  # (dataset, raw bytes) -> submitted items; ValueError when unreadable
 KnownRows = Callable[
     [pd.DataFrame], pd.DataFrame | None
 ]  # rows of the lake that share an id with the given rows
@@ -119,26 +115,12 @@ def quarantine_rows(dataset: str, batch_id: str, rejected: Iterable[Rejected]) -
     return frame
 
 
-def decode_json(dataset: str, raw: bytes) -> list[Any]:
-    """Items of a JSON document: an object is one item, a list is its entries.
-
-    Raises:
-        ValueError: the bytes are not JSON in UTF-8.
-    """
-    try:
-        document = json.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON in UTF-8: {error}") from error
-    return document if isinstance(document, list) else [document]
-
-
 def judge_again(
     dataset: str,
     quarantine: pd.DataFrame,
     *,
     now: datetime,
     known: KnownRows,
-    decode: Decode = decode_json,
     max_future_s: float = 300.0,
     max_age_d: float = 36_500.0,
 ) -> Replay:
@@ -150,7 +132,6 @@ def judge_again(
     Args:
         quarantine: rows of the dataset `quarantine`, any unique index.
         known: given candidate rows, the rows of the lake that share an `observation_id` with them.
-        decode: how raw bytes become submitted items.
     """
     rows = quarantine.copy()
     pending = rows[(rows["dataset"] == dataset) & rows["replayed_at"].isna()]
@@ -159,13 +140,17 @@ def judge_again(
     reasons: dict[Any, list[str]] = {}
     for label, row in zip(pending.index, pending.to_dict("records"), strict=True):
         try:
-            decoded = decode(dataset, row["raw"])
+            decoded = _decode(row["raw"])
         except ValueError as error:
             reasons[label] = [f"decode: {error}"]
             continue
         if not decoded:
             reasons[label] = ["decode: no item in the bytes"]
-        items += [_with_provenance(item, row, now) for item in decoded]
+        provenance = {name: _text(row[name]) for name in ("sounder_id", "source", "licence", "batch_id")}
+        items += [
+            with_provenance(item, **provenance, received_at=row["received_at"], available_at=now)
+            for item in decoded
+        ]
         owners += [label] * len(decoded)
     frame, failures = build_frame(dataset, items)
     for index, label in enumerate(owners):
@@ -215,7 +200,6 @@ def replay(
     settings: Settings,
     now: datetime,
     datasets: Sequence[str] = SUBMITTED_DATASETS,
-    decode: Decode = decode_json,
 ) -> ReplayResult:
     """Judge everything in the lake's quarantine again; publish what passes now and mark it.
 
@@ -239,7 +223,6 @@ def replay(
                 rows,
                 now=now,
                 known=known,
-                decode=decode,
                 max_future_s=settings.max_future_s,
                 max_age_d=settings.max_age_d,
             )
@@ -261,40 +244,40 @@ def replay(
     return ReplayResult(n_published=n_published, n_marked=n_marked, n_failing=n_failing, files=written)
 
 
-def known_rows(dataset: str, candidates: pd.DataFrame, *, settings: Settings) -> pd.DataFrame | None:
-    """Rows of the lake that share an `observation_id` with the candidates, looked for on the candidates' days."""
-    if not len(candidates):
-        return None
-    day = timedelta(days=1)
-    ids = candidates["observation_id"].to_numpy(dtype=object)
+def known_rows(
+    dataset: str, candidates: pd.DataFrame, *, settings: Settings, except_name: str | None = None
+) -> pd.DataFrame | None:
+    """Rows of the lake that share an `observation_id` with the candidates, looked for on the candidates' days.
+
+    Files named `except_name` are left out: they are about to be written again.
+    """
     found = []
-    for date in sorted(candidates["observed_at"].dt.floor("D").unique()):
-        start = date.to_pydatetime()
-        found.append(
-            lake.read(
-                dataset,
-                settings=settings,
-                start=start,
-                end=start + day - timedelta(microseconds=1),
-                filters=pc.field("observation_id").isin(ids),
-            )
+    for day, of_day in candidates.groupby(candidates["observed_at"].dt.floor("D")):
+        start = pd.Timestamp(str(day)).to_pydatetime()
+        rows = lake.read(
+            dataset,
+            settings=settings,
+            start=start,
+            end=start + timedelta(days=1, microseconds=-1),
+            filters=pc.field("observation_id").isin(of_day["observation_id"].to_numpy(dtype=object)),
+            except_name=except_name,
         )
-    return pd.concat(found, ignore_index=True)
+        if len(rows):
+            found.append(rows)
+    return pd.concat(found, ignore_index=True) if found else None
 
 
-def _with_provenance(item: Any, row: Mapping[Any, Any], now: datetime) -> Any:
-    """The item with what the landing knew of it; a sender's own words on it are overruled, as when it was landed."""
-    if not isinstance(item, dict):
-        return item
-    return {
-        **item,
-        "sounder_id": _text(row["sounder_id"]) if item.get("sounder_id") is None else item["sounder_id"],
-        "received_at": row["received_at"],
-        "available_at": now,
-        "source": SIMULATED if item.get("source") == SIMULATED else _text(row["source"]),
-        "licence": _text(row["licence"]),
-        "batch_id": row["batch_id"],
-    }
+def _decode(raw: bytes) -> list[Any]:
+    """The submitted items of quarantined bytes; a table of GIRO begins with a comment.
+
+    Raises:
+        DecodeError: they cannot be read.
+    """
+    items = decode(raw, "text/plain" if raw.lstrip()[:1] == b"#" else "application/json")
+    for item in items:
+        if item.fault is not None:
+            raise DecodeError(item.fault)
+    return [item.value for item in items]
 
 
 def _text(value: object) -> str | None:

@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from tasks.landing.giro_text import is_giro_text, parse_giro_text
-from tasks.landing.sources import PARSERS
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")
+SIMULATED = "simulated"
 ITEMS_KEY = "items"  # {"items": [...]} is a list with room for the sender's own notes beside it
 
 
@@ -53,8 +54,6 @@ def decode(payload: bytes, content_type: str = "application/json") -> list[Item]
         return _decode_table(text)
     if content_type.partition(";")[0].strip() not in ("application/json", ""):
         return _decode_by_source(payload, content_type)
-    if content_type in PARSERS:
-        return _decode_answer(payload, content_type)
     try:
         document = _DECODER.decode(text)
     except RecursionError as error:
@@ -72,6 +71,35 @@ def decode(payload: bytes, content_type: str = "application/json") -> list[Item]
     return [_item(document, lambda: payload)]
 
 
+def with_provenance(
+    value: Any,
+    *,
+    sounder_id: str | None,
+    received_at: datetime,
+    available_at: datetime,
+    source: str | None,
+    licence: str | None,
+    batch_id: str | None,
+) -> Any:
+    """The item with what only the landing may say; a sender's own words on it are overruled.
+
+    Two exceptions: an item may call itself simulated, by whatever channel it comes, which claims nothing; and the
+    licence is the owner's to state where the source of the record has none.
+    """
+    if not isinstance(value, dict):
+        return value
+    claimed = value.get("sounder_id")
+    return {
+        **value,
+        "sounder_id": sounder_id if claimed is None else claimed,
+        "received_at": received_at,
+        "available_at": available_at,
+        "source": SIMULATED if value.get("source") == SIMULATED else source,
+        "licence": value.get("licence") if licence is None else licence,
+        "batch_id": batch_id,
+    }
+
+
 def _decode_table(text: str) -> list[Item]:
     if not is_giro_text(text):
         raise DecodeError("text is not of a known format (GIRO tables are known)")
@@ -81,14 +109,6 @@ def _decode_table(text: str) -> list[Item]:
         reason = f"decode: line {line.number}: {line.reason}"
         items.append(Item(None, lambda line=line: line.text.encode(), reason))  # type: ignore[misc]
     return items
-
-
-def _decode_answer(payload: bytes, content_type: str) -> list[Item]:
-    try:
-        values = PARSERS[content_type](payload)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DecodeError(f"not {content_type}: {error}") from error
-    return [Item(value, lambda value=value: json.dumps(value).encode()) for value in values]  # type: ignore[misc]
 
 
 def _decode_by_source(payload: bytes, content_type: str) -> list[Item]:

@@ -162,15 +162,6 @@ def test_publishing_no_rows_writes_no_file(settings: Settings) -> None:
     assert lake.files("ionograms", settings=settings) == []
 
 
-def test_known_ids_are_those_of_the_dates_asked_for(settings: Settings) -> None:
-    frame = ionograms(16)
-    lake.publish("ionograms", frame, "b", settings=settings)
-    first = set(frame["observation_id"][:8])
-    assert lake.known_ids("ionograms", [date(2022, 10, 24)], settings=settings) == first
-    both = [date(2022, 10, 25), date(2022, 10, 24), date(2020, 1, 1)]
-    assert lake.known_ids("ionograms", both, settings=settings) == set(frame["observation_id"])
-
-
 def test_withdraw_removes_what_an_earlier_run_left(settings: Settings) -> None:
     paths = lake.publish("ionograms", ionograms(16), "b", settings=settings)
     assert lake.withdraw("ionograms", "b", settings=settings, keep=paths[:1]) == paths[1:]

@@ -119,6 +119,15 @@ def test_changed_contract_accepts_what_it_now_allows(wider_contract: Any) -> Non
     assert list(again.reasons) == list(outcome.reasons)
 
 
+def test_a_licence_that_the_owner_states_stands_when_the_source_has_none(wider_contract: Any) -> None:
+    rows = quarantine_rows(
+        "ionograms", BATCH, [rejected(0, raw_item(fof2_mhz=35, licence="CC0"), licence=None)]
+    )
+    wider_contract()
+    outcome = judge_again("ionograms", rows, now=LATER, known=nothing_known)
+    assert outcome.accepted["licence"].tolist() == ["CC0"]
+
+
 def test_sender_of_the_record_stands(wider_contract: Any) -> None:
     rows = rows_of(
         raw_item(fof2_mhz=35, sounder_id=None), raw_item(fof2_mhz=35, sounder_id="AT138", source="giro")

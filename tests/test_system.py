@@ -29,7 +29,9 @@ def test_a_running_system_is_joined(tmp_path: Path) -> None:
 
 
 def test_what_a_power_cut_left_behind_is_not_joined(tmp_path: Path) -> None:
-    write_state(tmp_path, Process("gateway", os.getpid(), started_s(os.getpid()) - 3600))  # the id is used again
+    write_state(
+        tmp_path, Process("gateway", os.getpid(), started_s(os.getpid()) - 3600)
+    )  # the id is used again
     settings = Settings(home=tmp_path)
     assert running_system(settings) == {}
     assert status(settings) == []
