@@ -82,9 +82,23 @@ def run_backfill(settings: Settings, arguments: argparse.Namespace) -> None:
     )
 
 
-def run_replay(settings: Settings, _: argparse.Namespace) -> None:
-    from tasks.curation import replay_quarantine
+def run_replay(settings: Settings, arguments: argparse.Namespace) -> None:
+    from tasks.curation import replay_landing, replay_quarantine
+    from tasks.cycles import parse_time
 
+    if arguments.since or arguments.until:
+        span = {
+            name: parse_time(text, name) if (text := getattr(arguments, name)) else None
+            for name in ("since", "until")
+        }
+        landed = replay_landing(settings=settings, **span)
+        print(
+            f"{landed.n_batches} batches: {landed.n_accepted} rows accepted, {landed.n_quarantined} quarantined"
+            + (f"; {landed.n_expired} more are past their retention" if landed.n_expired else "")
+        )
+        if landed.faults:
+            sys.exit("\n".join(landed.faults))
+        return
     result = replay_quarantine(settings=settings)
     print(
         f"{result.n_published} items published, {result.n_marked} quarantined rows done, {result.n_failing} still fail"
@@ -139,7 +153,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("start", help="ISO-8601 with zone, e.g. 2022-10-25T00:00Z")
     sub.add_argument("end", help="ISO-8601 with zone")
     grid(sub)
-    verb("replay", run_replay, "Judge the quarantine again after a contract change; publish what passes now.")
+    sub = verb(
+        "replay",
+        run_replay,
+        "Judge the quarantine again after a contract change; with a span, curate what landed then again.",
+    )
+    sub.add_argument("--since", help="batches received from then on; ISO-8601 with zone")
+    sub.add_argument("--until", help="batches received before then; ISO-8601 with zone")
     verb("settings", show_settings, "List every setting with its value and meaning.")
     return parser
 

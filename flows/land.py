@@ -14,6 +14,7 @@ from tasks.artifacts import landing_markdown
 from tasks.curation import curate_batch, pending_batches
 from tasks.landing.mqtt import drain
 from tasks.landing.pull import pull_source
+from tasks.landing.retention import expire_landing
 from tasks.landing.spool import collect
 from tasks.settings import load_settings
 
@@ -45,11 +46,14 @@ curate = task(
     timeout_seconds=600,
     cache_policy=NO_CACHE,
 )(curate_batch)
+expire = task(name="expire-landing", tags=["landing"], timeout_seconds=600, cache_policy=NO_CACHE)(
+    expire_landing
+)
 
 
 @flow(name="land", flow_run_name="land", timeout_seconds=1_800)
 def land() -> State:
-    """Drain MQTT, pull the sources, collect what the gateway spooled, validate and publish each batch.
+    """Drain MQTT, pull the sources, collect what the gateway spooled, validate and publish each batch, expire the old.
 
     One part that fails does not keep the others from landing; the run fails at its end and names them.
     """
@@ -72,9 +76,11 @@ def land() -> State:
         curate(batch, settings=settings, return_state=True) for batch in pending[:BATCHES_PER_RUN]
     ]
 
+    expired: State[Any] = expire(settings, return_state=True)
+
     results = [state.result() for state in curated if state.is_completed()]
     create_markdown_artifact(landing_markdown(results), key="landing", description="What this run landed")
-    failed = [state for state in [*arrivals, *curated] if not state.is_completed()]
+    failed = [state for state in [*arrivals, *curated, expired] if not state.is_completed()]
     if failed:
         return Failed(message="; ".join(f"{state.message}" for state in failed))
     n_accepted = sum(result.n_accepted for result in results)

@@ -47,6 +47,17 @@ class CurationResult:
     files: list[Path]
 
 
+@dataclass(frozen=True)
+class LandingReplay:
+    """What a replay of landed batches came to; `faults` has a sentence for each batch refused in part or whole."""
+
+    n_batches: int
+    n_accepted: int
+    n_quarantined: int
+    n_expired: int
+    faults: list[str]
+
+
 @dataclass
 class _Submissions:
     """The decoded items of one dataset within a batch: as sent, as judged, and whence they came."""
@@ -87,6 +98,43 @@ def replay_quarantine(*, settings: Settings, now: datetime | None = None) -> Rep
     moment = datetime.now(UTC) if now is None else now
     with catalog.exclusive(engine, "curation"):
         return quarantine.replay(settings=settings, now=moment)
+
+
+def replay_landing(*, settings: Settings, since: datetime | None, until: datetime | None) -> LandingReplay:
+    """Curate again the landed batches of a span, oldest first, by the present contracts and readers.
+
+    Where nothing has changed since, the lake is byte for byte what it was; batches whose files were lost come back.
+
+    Args:
+        since, until: the batches whose first record was received in [since, until); None is open.
+
+    Raises:
+        ValueError: the span is empty, or no batch landed in it.
+        tasks.lake.LakeError: the lake cannot be written; what was replayed before is done, and may be repeated.
+    """
+    if since is not None and until is not None and since >= until:
+        raise ValueError(f"since {since.isoformat()} is not before until {until.isoformat()}")
+    first = f"{since.astimezone(UTC):%Y%m%dT%H%M%SZ}" if since is not None else ""
+    last = f"{until.astimezone(UTC):%Y%m%dT%H%M%SZ}" if until is not None else "~"
+    landed = (settings.lake_root / "landing").glob(f"{lake.PARTITION_PREFIX}*/*.seg")
+    paths = sorted((path for path in landed if first <= path.stem < last), key=lambda path: path.name)
+    present = {path.stem for path in paths}
+    recorded = catalog.curated_ids(catalog.open_catalog(settings))
+    n_expired = sum(first <= batch_id < last and batch_id not in present for batch_id in recorded)
+    if not paths:
+        gone = f" ({n_expired} were removed after their retention)" if n_expired else ""
+        raise ValueError(f"no landed batch between {since or 'the beginning'} and {until or 'now'}{gone}")
+    n_accepted = n_quarantined = 0
+    faults = []
+    for path in paths:
+        try:
+            result = curate_batch(path, settings=settings)
+        except BatchRejected as error:  # it is kept and committed, as when it landed
+            faults.append(str(error))
+            continue
+        n_accepted += result.n_accepted
+        n_quarantined += result.n_quarantined
+    return LandingReplay(len(paths), n_accepted, n_quarantined, n_expired, faults)
 
 
 def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: Engine) -> CurationResult:

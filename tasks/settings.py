@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         36_500.0, gt=0, description="Days after which an observation is refused as stale."
     )
 
+    landing_retention_d: float | None = Field(
+        None, gt=0, description="Days that landed raw bytes are kept after their curation; default for ever."
+    )
+
     sources: str = Field("", description="Pull sources of the live system, comma separated: giro, swpc.")
     giro_url: str = Field("https://lgdc.uml.edu/fastchar/getbest", description="GIRO FastChar service.")
     giro_stations: str = Field("", description="URSI codes to pull from GIRO, comma separated.")

@@ -100,3 +100,12 @@ def test_demo_refuses_a_directory_without_observations(tmp_path: Path) -> None:
     done = run("demo", "--data", str(tmp_path), home=tmp_path / "var")
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
+
+
+def test_a_replay_of_a_span_in_which_nothing_landed_says_so(tmp_path: Path) -> None:
+    done = run("replay", "--since", "2026-10-05T00:00Z", "--until", "2026-10-06T00:00Z", home=tmp_path)
+    assert done.returncode == 2
+    assert "no landed batch between 2026-10-05 00:00:00+00:00 and 2026-10-06" in done.stderr
+    done = run("replay", "--since", "2026-10-05T00:00", home=tmp_path)
+    assert done.returncode == 2
+    assert "since '2026-10-05T00:00' has no zone" in done.stderr
