@@ -114,7 +114,7 @@ def start_gateway(trial: Trial, start_victim: Callable[..., BaseProcess]) -> Cal
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
-        settings = trial.settings.model_copy(update={"gateway_port": port})
+        settings = trial.settings.model_copy(update={"gateway_port": port, "tcp_port": 0})
         return GatewayProcess(start_victim(victims.serve, settings, fault, trial.chance.random()), port)
 
     return start

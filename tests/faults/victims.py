@@ -38,7 +38,7 @@ def serve(settings: Settings, fault: str | None, seed: float) -> None:
     """The gateway."""
     if fault is not None:
         FAULTS[fault](random.Random(seed))
-    gateway.serve(settings, lambda url: None)
+    gateway.serve(settings, lambda *_: None)
 
 
 def land_with_failing_syncs(home: Path, seed: float) -> None:
