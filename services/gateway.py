@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -32,9 +33,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.http_limits import LimitedProtocol
 from services.tcp import LineServer
 from tasks import catalog
-from tasks.landing.door import RETRY_DISK_S, Door, Problem, check_count, dataset_of, parse, split
+from tasks.landing.door import (
+    CHALLENGE,
+    RETRY_DISK_S,
+    Door,
+    Holding,
+    Problem,
+    check_count,
+    dataset_of,
+    parse,
+    split,
+)
 from tasks.landing.group_commit import GroupCommit
 from tasks.landing.receipts import DATASETS
 from tasks.landing.spool import Record
@@ -94,40 +106,25 @@ class _Gateway:
         return await self._observations(request, "measurements")
 
     async def _observations(self, request: Request, dataset: str) -> Response:
-        sounder_id, body, document = await self._receive(request)
-        items = document if isinstance(document, list) else [document]
-        check_count(items)
-        return await self._land(
-            [(dataset, body)], [(dataset, item) for item in items], sounder_id, "http", None
-        )
+        async with self._receive(request) as (sounder_id, body, document):
+            items = document if isinstance(document, list) else [document]
+            check_count(items)
+            return await self._land(
+                [(dataset, body)], [(dataset, item) for item in items], sounder_id, "http", None
+            )
 
     async def post_batch(self, request: Request) -> Response:
-        sounder_id, body, document = await self._receive(request)
-        if not isinstance(document, dict) or not isinstance(document.get("items"), list):
-            raise Problem(400, "Not a batch", 'the body must be {"dataset": …, "items": […]}')
-        items: list[Any] = document["items"]
-        check_count(items)
-        dataset, source, licence = (
-            document.get("dataset"),
-            document.get("source", "http"),
-            document.get("licence"),
-        )
-        if dataset is not None and dataset not in DATASETS:
-            raise Problem(400, "Unknown dataset", f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
-        if source not in SOURCES:
-            raise Problem(400, "Unknown source", f"source {source!r} is not one of {', '.join(SOURCES)}")
-        if licence is not None and not (
-            isinstance(licence, str) and licence.isprintable() and len(licence) <= 200
-        ):
-            raise Problem(400, "Bad licence", "licence must be a text of at most 200 printable characters")
-        named = [(dataset_of(item, dataset), item) for item in items]
-        return await self._land(split(body, named), named, sounder_id, source, licence)
+        async with self._receive(request) as (sounder_id, body, document):
+            named, source, licence = _batch(document)
+            return await self._land(split(body, named), named, sounder_id, source, licence)
 
-    async def _receive(self, request: Request) -> tuple[str | None, bytes, Any]:
-        """Who sends (None when not said), the raw body, and what it says."""
+    @contextlib.asynccontextmanager
+    async def _receive(self, request: Request) -> AsyncIterator[tuple[str | None, bytes, Any]]:
+        """Who sends (None when not said), the raw body, and what it says; its memory is accounted for meanwhile."""
         sounder_id = await self._authenticate(request)
-        body = await _read_body(request)
-        return sounder_id, body, parse(body)
+        with self.door.holding() as held:
+            body = await _read_body(request, held)
+            yield sounder_id, body, parse(body)
 
     async def _land(
         self,
@@ -137,6 +134,8 @@ class _Gateway:
         source: str,
         licence: str | None,
     ) -> Response:
+        await self.door.refresh()
+        self.door.admit(items, sounder_id)
         now = datetime.now(UTC)
         records = [
             Record("http", dataset, sounder_id, now, "application/json", payload, source, licence)
@@ -148,8 +147,8 @@ class _Gateway:
         return _answer(202, {"receipts": receipts})
 
     async def post_register(self, request: Request) -> Response:
-        credential_of, _, metadata = await self._receive(request)
-        described = _metadata(metadata)
+        async with self._receive(request) as (credential_of, _, metadata):
+            described = _metadata(metadata)
         sounder_id = described["sounder_id"]
         if credential_of is not None and credential_of != sounder_id:
             raise Problem(
@@ -168,6 +167,7 @@ class _Gateway:
         except (SQLAlchemyError, catalog.CatalogError) as error:
             log.error("event=register-failed sounder=%s reason=%r", sounder_id, str(error))
             raise Problem(503, "Cannot register", "the catalog is not available", Retry_After="30") from error
+        self.door.registered(sounder_id)
         log.info("event=registered sounder=%s is_new=%s", sounder_id, credential is not None)
         if credential is None:
             return _answer(200, {"sounder_id": sounder_id})
@@ -175,6 +175,7 @@ class _Gateway:
 
     async def get_health(self, _: Request) -> Response:
         try:
+            self.door.check_disk()
             await asyncio.to_thread(self.commit.check)
         except OSError as error:
             detail = f"the spool cannot be written: {error.strerror or error}"
@@ -192,12 +193,12 @@ class _Gateway:
                 401,
                 "Not authorized",
                 "send `Authorization: Bearer <credential>`",
-                WWW_Authenticate='Bearer realm="autonvis"',
+                WWW_Authenticate=CHALLENGE,
             )
         return await self.door.authenticate(credential.strip())
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(request: Request, held: Holding) -> bytes:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise Problem(
@@ -215,6 +216,7 @@ async def _read_body(request: Request) -> bytes:
                 n_bytes += len(chunk)
                 if n_bytes > BODY_BYTES:
                     raise too_large
+                held.add(len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
         detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
@@ -222,6 +224,28 @@ async def _read_body(request: Request) -> bytes:
     except ClientDisconnect as error:
         raise Problem(400, "Gone", "the sender has left") from error
     return b"".join(chunks)
+
+
+def _batch(document: Any) -> tuple[list[tuple[str | None, Any]], str, str | None]:
+    """The items with their datasets, the source and the licence of a batch."""
+    if not isinstance(document, dict) or not isinstance(document.get("items"), list):
+        raise Problem(400, "Not a batch", 'the body must be {"dataset": …, "items": […]}')
+    items: list[Any] = document["items"]
+    check_count(items)
+    dataset, source, licence = (
+        document.get("dataset"),
+        document.get("source", "http"),
+        document.get("licence"),
+    )
+    if dataset is not None and dataset not in DATASETS:
+        raise Problem(400, "Unknown dataset", f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
+    if source not in SOURCES:
+        raise Problem(400, "Unknown source", f"source {source!r} is not one of {', '.join(SOURCES)}")
+    if licence is not None and not (
+        isinstance(licence, str) and licence.isprintable() and len(licence) <= 200
+    ):
+        raise Problem(400, "Bad licence", "licence must be a text of at most 200 printable characters")
+    return [(dataset_of(item, dataset), item) for item in items], source, licence
 
 
 class _Metadata(msgspec.Struct, forbid_unknown_fields=False):
@@ -300,6 +324,20 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def http_config(settings: Settings, lines: socket.socket | None = None) -> uvicorn.Config:
+    """uvicorn's configuration of the gateway, with its limits."""
+    protocol = type("Protocol", (LimitedProtocol,), {"max_connections": settings.max_connections})
+    return uvicorn.Config(
+        create_app(settings, lines),
+        http=protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+    )
+
+
 def serve(settings: Settings, announce: Callable[[str, str], None]) -> None:
     """Serves until SIGTERM or SIGINT; `announce` gets both addresses once it listens.
 
@@ -310,19 +348,11 @@ def serve(settings: Settings, announce: Callable[[str, str], None]) -> None:
         _listen(settings.gateway_host, settings.gateway_port) as http,
         _listen(settings.gateway_host, settings.tcp_port) as lines,
     ):
-        config = uvicorn.Config(
-            create_app(settings, lines),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=10,
-        )
         announce(
             f"http://{settings.gateway_host}:{http.getsockname()[1]}",
             f"tcp://{settings.gateway_host}:{lines.getsockname()[1]}",
         )
-        asyncio.run(_Server(config).serve(sockets=[http]))
+        asyncio.run(_Server(http_config(settings, lines)).serve(sockets=[http]))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -334,6 +364,17 @@ def _listen(host: str, port: int) -> socket.socket:
     # asyncio sets this only on sockets whose protocol number is given; without it every answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _allow_connections(max_connections: int) -> None:
+    """Asks for a file descriptor for every connection; says so when the limit of the system is lower."""
+    wanted = 2 * max_connections + 200
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("event=few-descriptors wanted=%d allowed=%d", wanted, allowed)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -359,6 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
             update={name: value for name, value in given.items() if value is not None}
         )
         catalog.open_catalog(settings)
+        _allow_connections(settings.max_connections)
         serve(
             settings,
             lambda url, lines: log.info(

@@ -41,6 +41,7 @@ class _Connection:
     sounder_id: str | None = None
     dataset: str | None = None
     is_busy: bool = False
+    n_held_bytes: int = 0
     records: list[Record] = field(default_factory=list)
     items: list[tuple[str | None, Any]] = field(default_factory=list)
     answers: list[bytes | int] = field(default_factory=list)
@@ -80,6 +81,8 @@ class LineServer:
         assert task is not None
         connection = self._connections[task] = _Connection()
         try:
+            if len(self._connections) > self.door.settings.max_connections:
+                raise Problem(503, "Busy", "too many connections", Retry_After="5")
             await self._converse(connection, reader, writer)
         except (asyncio.CancelledError, ConnectionError):
             pass
@@ -92,6 +95,7 @@ class LineServer:
             writer.write(_line(Problem(500, "Internal error", "this is logged").document()))
         finally:
             del self._connections[task]
+            self.door.release(connection.n_held_bytes)
             writer.close()
 
     async def _converse(
@@ -112,7 +116,10 @@ class LineServer:
                 if rest.strip():
                     raise Problem(400, "Cut off", "the last line has no end and was not stored")
                 return
+            self.door.hold(len(chunk))
+            connection.n_held_bytes += len(chunk)
             connection.is_busy = True
+            await self.door.refresh()
             *lines, last = chunk.split(b"\n")
             if lines:
                 lines[0] = rest + lines[0]
@@ -129,6 +136,8 @@ class LineServer:
                 raise _too_long()
             async with asyncio.timeout(LINE_TIMEOUT_S):
                 await writer.drain()
+            self.door.release(connection.n_held_bytes - len(rest))
+            connection.n_held_bytes = len(rest)
             connection.is_busy = False
 
     async def _take(self, connection: _Connection, line: bytes) -> None:
@@ -141,22 +150,25 @@ class LineServer:
             return
         if len(line) > LINE_BYTES:
             raise _too_long()
+        is_opening = False
         try:
             document = parse(line)
-            if isinstance(document, dict) and document and document.keys() <= OPENING:
+            is_opening = isinstance(document, dict) and len(document) > 0 and document.keys() <= OPENING
+            if is_opening:
                 opened = await self._open(connection, document)
                 connection.answers.append(opened)
                 return
             items = document if isinstance(document, list) else [document]
             check_count(items)
             named = [(dataset_of(item, connection.dataset), item) for item in items]
-            now = datetime.now(UTC)
             payloads = split(line, named)
+            self.door.admit(named, connection.sounder_id)
         except Problem as problem:
-            if problem.status == 401:
+            if is_opening and problem.status == 401:
                 raise
             connection.answers.append(_line(problem.document()))
             return
+        now = datetime.now(UTC)
         connection.records += [
             Record("tcp", dataset, connection.sounder_id, now, "application/json", payload, "tcp")
             for dataset, payload in payloads

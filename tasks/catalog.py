@@ -275,6 +275,12 @@ def get_sounder(engine: Engine, sounder_id: str) -> Sounder | None:
         return session.get(Sounder, sounder_id)
 
 
+def sounder_ids(engine: Engine) -> set[str]:
+    """The ids of all registered sounders."""
+    with Session(engine.execution_options(is_reading=True)) as session:
+        return set(session.scalars(select(Sounder.sounder_id)))
+
+
 def sounder_history(engine: Engine, sounder_id: str) -> list[SounderVersion]:
     """All versions of a sounder's metadata, oldest first."""
     with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:

@@ -46,6 +46,22 @@ class Settings(BaseSettings):
         8001, ge=0, le=65_535, description="Port of the TCP landing zone (JSON lines); 0 takes a free one."
     )
 
+    max_connections: int = Field(
+        10_000, ge=1, description="Connections at most of HTTP, and of TCP, at one time."
+    )
+    accept_unregistered: bool = Field(
+        True,
+        description="Take observations of sounders that never registered; registered ones need their key.",
+    )
+    sounder_items_per_s: float = Field(
+        1000.0,
+        ge=0,
+        description="Items per second and sounder over 5 minutes by HTTP and TCP; 0 for no limit.",
+    )
+    min_free_disk_mb: int = Field(
+        256, ge=0, description="Free space in MB below which HTTP and TCP refuse, so that curation can go on."
+    )
+
     prefect_port: int = Field(
         4200, ge=0, le=65_535, description="Port of the Prefect server; 0 takes a free one."
     )

@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,8 +35,17 @@ LARGE_BATCH_ITEMS = 50
 """Above this the items are judged in a thread, so that single posts do not wait behind a large batch."""
 CREDENTIAL_CACHE_S = 10.0
 """A revoked credential is refused within this time."""
+REGISTERED_CACHE_S = 10.0
+"""A sounder registered through another process needs its credential within this time."""
+FREE_DISK_CACHE_S = 1.0
+HELD_BYTES = 128 * 2**20
+"""Request bytes in memory at most; what they decode to is several times as much."""
+BURST_S = 300.0
+"""A sounder that was silent may send this many seconds' worth at once."""
+BUCKETS = 100_000
 RETRY_DISK_S = 30
 RETRY_LOAD_S = 1
+CHALLENGE = 'Bearer realm="autonvis"'
 
 
 class Problem(Exception):  # noqa: N818 - named as in RFC 9457
@@ -46,6 +59,8 @@ class Problem(Exception):  # noqa: N818 - named as in RFC 9457
     def document(self) -> dict[str, Any]:
         """The problem as RFC 9457 writes it; bytes that are no text are replaced."""
         document = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
+        if "Retry-After" in self.headers:
+            document["retry_after_s"] = int(self.headers["Retry-After"])
         return {
             name: value.encode(errors="replace").decode() if isinstance(value, str) else value
             for name, value in document.items()
@@ -59,6 +74,124 @@ class Door:
         self.settings = settings
         self.commit = commit
         self._credentials: dict[str, tuple[float, str]] = {}
+        self._registered: set[str] = set()
+        self._registered_until_s = 0.0
+        self._disk_until_s = 0.0
+        self._n_held_bytes = 0
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """Per sounder the items it may still send, and when that was so."""
+
+    async def refresh(self) -> None:
+        """Learns which sounders are registered, if that is not known fresh; to be called before `admit`.
+
+        Raises:
+            Problem: 503, that is not known at all and the catalog does not answer.
+        """
+        if self._registered_until_s > time.monotonic():
+            return
+        is_first = self._registered_until_s == 0
+        # Others go on meanwhile with what is known, except at the very beginning.
+        self._registered_until_s = 0.0 if is_first else time.monotonic() + REGISTERED_CACHE_S
+
+        def look_up() -> set[str]:
+            return catalog.sounder_ids(catalog.open_catalog(self.settings))
+
+        try:
+            self._registered |= await asyncio.to_thread(look_up)
+        except (SQLAlchemyError, catalog.CatalogError) as error:
+            log.error("event=refresh-failed reason=%r", str(error))
+            if is_first:
+                raise Problem(
+                    503, "Cannot authenticate", "the catalog is not available", Retry_After="30"
+                ) from error
+        self._registered_until_s = time.monotonic() + REGISTERED_CACHE_S
+
+    def registered(self, sounder_id: str) -> None:
+        """Notes a registration that this process has made: from now on the sounder needs its credential."""
+        self._registered.add(sounder_id)
+
+    def admit(self, items: Sequence[tuple[str | None, Any]], sounder_id: str | None) -> None:
+        """Whether these items may land now, all of them or none.
+
+        Raises:
+            Problem: 401 a registered sounder's credential is missing, 403 the sounder must register first, 429 a
+                sounder sends more than it may, 503 the disk is nearly full.
+        """
+        now_s = time.monotonic()
+        if now_s > self._disk_until_s:
+            self.check_disk()
+            self._disk_until_s = now_s + FREE_DISK_CACHE_S
+        senders = Counter(_sender(item, sounder_id) for _, item in items)
+        if sounder_id is None:
+            for sender in senders:
+                if sender in self._registered:
+                    detail = f"{sender!r} is registered: send its credential"
+                    raise Problem(401, "Not authorized", detail, WWW_Authenticate=CHALLENGE)
+                if not self.settings.accept_unregistered:
+                    detail = f"{sender!r} is not registered: register it, then send its credential"
+                    raise Problem(403, "Not registered", detail)
+            self._spend(senders, now_s)
+        else:
+            self._spend({sounder_id: len(items)}, now_s)
+
+    def _spend(self, n_items: Mapping[str, int], now_s: float) -> None:
+        rate = self.settings.sounder_items_per_s
+        if not rate:
+            return
+        full = rate * BURST_S
+        left: dict[str, float] = {}
+        for sender, wanted in n_items.items():
+            had, at_s = self._buckets.get(sender, (full, now_s))
+            left[sender] = min(full, had + rate * (now_s - at_s)) - wanted
+            # What is more than a full bucket may pass on a full one, or it never could.
+            if left[sender] < min(0.0, full - wanted):
+                wait_s = math.ceil((min(0.0, full - wanted) - left[sender]) / rate)
+                detail = f"{sender!r} sends more than {rate:g} items per second; wait {wait_s} s"
+                raise Problem(429, "Too many", detail, Retry_After=str(wait_s))
+        if len(self._buckets) + len(left) > BUCKETS:
+            self._buckets = {
+                sender: (had, at_s)
+                for sender, (had, at_s) in self._buckets.items()
+                if had + rate * (now_s - at_s) < full
+            }
+            if len(self._buckets) + len(left) > BUCKETS:
+                detail = "more sounders send at once than can be watched"
+                raise Problem(503, "Busy", detail, Retry_After=str(RETRY_LOAD_S))
+        self._buckets.update((sender, (items, now_s)) for sender, items in left.items())
+
+    def check_disk(self) -> None:
+        """Raises `Problem` 503 when the spool's disk is nearly full or cannot be reached."""
+        try:
+            found = os.statvfs(self.commit.directory)
+        except OSError as error:
+            detail = f"the spool cannot be reached ({error.strerror}); send again later"
+            raise Problem(503, "Cannot store", detail, Retry_After=str(RETRY_DISK_S)) from error
+        if found.f_bavail * found.f_frsize < self.settings.min_free_disk_mb * 1e6:
+            detail = f"less than {self.settings.min_free_disk_mb} MB of disk are free; send again later"
+            raise Problem(503, "Disk nearly full", detail, Retry_After=str(RETRY_DISK_S))
+
+    def hold(self, n_bytes: int) -> None:
+        """Accounts for bytes that are about to be kept in memory, until `release`.
+
+        Raises:
+            Problem: 503, too much is in memory already.
+        """
+        if self._n_held_bytes + n_bytes > HELD_BYTES:
+            raise Problem(503, "Busy", "too much is under way; send again", Retry_After=str(RETRY_LOAD_S))
+        self._n_held_bytes += n_bytes
+
+    def release(self, n_bytes: int) -> None:
+        """Ends `hold`."""
+        self._n_held_bytes -= n_bytes
+
+    @contextmanager
+    def holding(self) -> Iterator[Holding]:
+        """A `hold` that grows, released at the end."""
+        held = Holding(self)
+        try:
+            yield held
+        finally:
+            self.release(held.n_bytes)
 
     async def authenticate(self, credential: str) -> str:
         """The sounder a credential belongs to.
@@ -131,6 +264,24 @@ class Door:
         except OSError as error:
             detail = f"the observations could not be stored ({error.strerror}); send them again later"
             raise Problem(503, "Cannot store", detail, Retry_After=str(RETRY_DISK_S)) from error
+
+
+class Holding:
+    """Bytes held by one request."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.n_bytes = 0
+
+    def add(self, n_bytes: int) -> None:
+        """As `Door.hold`."""
+        self.door.hold(n_bytes)
+        self.n_bytes += n_bytes
+
+
+def _sender(item: Any, sounder_id: str | None) -> str:
+    claimed = item.get("sounder_id") if isinstance(item, dict) else None
+    return claimed[:128] if isinstance(claimed, str) else sounder_id or ""
 
 
 def parse(body: bytes) -> Any:

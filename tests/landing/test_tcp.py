@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,89 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from services import tcp
-from services.gateway import create_app
 from services.tcp import LINE_BYTES
 from tasks import catalog
 from tasks.landing import spool
-from tasks.landing.spool import Record, collect, read_segment, sealed_segments
-from tasks.settings import Settings
-
-IONOGRAM = {
-    "dataset": "ionograms", "sounder_id": "TST01", "observed_at": "2026-01-02T11:00:00Z", "latitude_deg": 50.0,
-    "longitude_deg": 8.0, "fof2_mhz": 5.5,
-}  # fmt: skip
-MEASUREMENT = {
-    "dataset": "measurements", "sounder_id": "TST01", "observed_at": "2026-01-02T11:00:00Z", "tx_latitude_deg": 50.0,
-    "tx_longitude_deg": 10.0, "rx_latitude_deg": 50.5, "rx_longitude_deg": 10.0, "frequency_mhz": 5.123,
-}  # fmt: skip
-
-
-class Server:
-    """The gateway in a thread of this process, so that its surroundings can be made to fail."""
-
-    def __init__(self, home: Path, **settings: Any) -> None:
-        self.home = home
-        self.settings = Settings(home=home, **settings)
-        listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-        self.port = listener.getsockname()[1]
-        app = create_app(self.settings, listener)
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-            time.sleep(0.01)
-        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-
-    def landed(self) -> list[Record]:
-        self.stop()
-        paths = sealed_segments(self.home / "spool" / "http")
-        return [record for path in paths for record in read_segment(path)]
-
-
-class Lines:
-    """A sender of lines."""
-
-    def __init__(self, server: Server) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.port), 20)
-        self.file = self.socket.makefile("rb")
-
-    def send(self, *lines: object) -> None:
-        self.socket.sendall(
-            b"".join(
-                (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines
-            )
-        )
-
-    def answer(self) -> dict[str, Any]:
-        line = self.file.readline()
-        assert line.endswith(b"\n"), "the connection was closed without an answer"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def statuses(self, n_lines: int) -> list[object]:
-        answers = [self.answer() for _ in range(n_lines)]
-        return [
-            [receipt["status"] for receipt in answer["receipts"]]
-            if "receipts" in answer
-            else answer["status"]
-            for answer in answers
-        ]
-
-    def is_closed(self) -> bool:
-        return self.file.readline() == b""
-
-    def close(self) -> None:
-        self.file.close()
-        self.socket.close()
+from tasks.landing.spool import collect, read_segment
+from tests.landing.door_server import IONOGRAM, MEASUREMENT, Lines, Server
 
 
 @pytest.fixture
@@ -146,7 +69,10 @@ def test_an_opening_line_authenticates_and_names_the_dataset(server: Server, lin
     credential = catalog.register_sounder(engine, "TST01", kind="ionosonde", now=datetime.now(UTC))
     unnamed = {name: value for name, value in IONOGRAM.items() if name not in ("dataset", "sounder_id")}
     lines.send(
-        IONOGRAM, {"credential": credential, "dataset": "ionograms"}, unnamed, {**IONOGRAM, "sounder_id": "X"}
+        {**IONOGRAM, "sounder_id": "OPEN1"},
+        {"credential": credential, "dataset": "ionograms"},
+        unnamed,
+        {**IONOGRAM, "sounder_id": "X"},
     )
     lines.send({"dataset": "weather"})
     assert lines.statuses(1) == [["accepted"]]
