@@ -88,9 +88,9 @@ def gather(data: Path | None, days: float, say: Any) -> tuple[list[Item], str, b
 
         items = read_observations(data)
         origin = "file"
-    newest = max(item["observed_at"] for item in items if item.get("observed_at"))
-    horizon = datetime.fromisoformat(newest) - timedelta(days=days + LOOKBACK_D)
-    kept = [item for item in items if keep(item, horizon)]
+    times = readable_times(items)
+    is_old = times < times.max() - timedelta(days=days + LOOKBACK_D)
+    kept = [item for item, is_left_out in zip(items, is_old, strict=True) if not is_left_out]
     n_stations = len({item.get("sounder_id") for item in kept})
     label = "SIMULATED observations" if data is None else f"observations from {data}"
     say(
@@ -100,21 +100,25 @@ def gather(data: Path | None, days: float, say: Any) -> tuple[list[Item], str, b
     return kept, origin, data is None
 
 
-def keep(item: Item, horizon: datetime) -> bool:
-    """Old rows are left out; rows whose time cannot be read are kept, for the contract to judge."""
-    try:
-        return datetime.fromisoformat(item["observed_at"]) >= horizon
-    except (KeyError, TypeError, ValueError):
-        return True
+def readable_times(items: list[Item]) -> pd.Series[pd.Timestamp]:
+    """When each item was observed; NaT for times to come or that cannot be read: those are the contract's to judge.
+
+    Raises:
+        DemoError: there is no other.
+    """
+    texts: pd.Series[Any] = pd.Series([item.get("observed_at") for item in items], dtype=object)
+    times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
+    times = times.where(times <= pd.Timestamp.now("UTC"))
+    if times.isna().all():
+        raise DemoError(
+            "no observation has a time that can be read and has passed: give ISO-8601 with a zone"
+        )
+    return times
 
 
 def span(items: list[Item], days: float, cycle_minutes: int, is_simulated: bool) -> tuple[datetime, datetime]:
     """First and last valid time: the end of the data, on whole cycles."""
-    times = pd.to_datetime(
-        [item["observed_at"] for item in items], utc=True, errors="coerce", format="ISO8601"
-    ).dropna()
-    if times.empty:
-        raise DemoError("no observation has a time that can be read: times are ISO-8601 with a zone")
+    times = readable_times(items)
     step = pd.Timedelta(minutes=cycle_minutes)
     last = times.max().ceil(step)
     first = max(times.min().ceil(step), last - pd.Timedelta(days=1.0 if is_simulated else days))

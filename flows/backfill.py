@@ -1,4 +1,4 @@
-"""Flow `backfill`: the cycles of a past span, each from what its own time could see."""
+"""Flow `backfill`: the cycles of a past span, each from what had been observed by its own time."""
 
 from __future__ import annotations
 

@@ -216,7 +216,8 @@ def check_cycles(cycles: list[Cycle]) -> None:
 def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]:
     """Publish what a cycle says to the lake, then record it in the catalog: the record is the commit.
 
-    A rerun of the same plan replaces the files of the same valid time by the same bytes.
+    A rerun of the same plan replaces the files of the same valid time by the same bytes; rows that an earlier run
+    under other rules had, and this one has not, do not stay.
     """
     files: list[Path] = []
     metadata = {key: json.dumps(value) for key, value in cycle.metadata.items()}
@@ -225,14 +226,14 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         ("feedback", cycle.feedback),
         ("verification", cycle.verification),
     ):
-        if table is not None and table.num_rows:
-            region = (
-                ""
-                if plan.region == "global" or dataset != "analysis"
-                else "-" + plan.region.replace(",", "_")
-            )
-            name = f"{dataset}-{plan.stamp}{region}"
-            files += lake.publish(dataset, table, name, settings=settings, metadata=metadata)
+        if table is None:
+            continue
+        is_region = dataset == "analysis" and plan.region != "global"
+        name = f"{dataset}-{plan.stamp}" + ("-" + plan.region.replace(",", "_") if is_region else "")
+        published = lake.publish(dataset, table, name, settings=settings, metadata=metadata)
+        if not published:
+            lake.withdraw(dataset, name, settings=settings)
+        files += published
     catalog.record_cycle(
         catalog.open_catalog(settings),
         cycle.metadata["cycle_id"],
