@@ -105,6 +105,19 @@ def run_replay(settings: Settings, arguments: argparse.Namespace) -> None:
     )
 
 
+def run_validate(settings: Settings, arguments: argparse.Namespace) -> None:
+    from datetime import UTC, datetime
+
+    from tasks.landing.dry_run import dry_run
+
+    result = dry_run(arguments.file, arguments.dataset, settings=settings, now=datetime.now(UTC))
+    print(f"{result.n_items - result.n_rejected} of {result.n_items} observations would be accepted")
+    for name, n_items in result.reasons.most_common():
+        print(f"{n_items:8d} rejected for {name}, e.g. {result.examples[name]}")
+    if result.n_rejected:
+        sys.exit(1)
+
+
 def finish(state: object) -> None:
     """Print how a flow run ended; a failure is a non-zero exit."""
     from prefect.client.schemas.objects import State
@@ -160,6 +173,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--since", help="batches received from then on; ISO-8601 with zone")
     sub.add_argument("--until", help="batches received before then; ISO-8601 with zone")
+    sub = verb(
+        "validate", run_validate, "Say what the landing zones would reject of a file, and send nothing."
+    )
+    sub.add_argument(
+        "file", type=Path, help="file or folder: CSV, Parquet, GIRO text, or .json and .jsonl as sent"
+    )
+    sub.add_argument("--dataset", choices=("ionograms", "measurements"), default="ionograms")
     verb("settings", show_settings, "List every setting with its value and meaning.")
     return parser
 
