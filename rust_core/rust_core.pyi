@@ -14,6 +14,7 @@ __all__ = [
     "f107_to_ig12",
     "ig12_to_r12",
     "screen_observations",
+    "subsolar_point",
 ]
 
 __version__: str
@@ -215,3 +216,6 @@ def f107_to_ig12(f107_sfu: float) -> float:
 
 def ig12_to_r12(ig12: float) -> float:
     """Sunspot number R12 for an IG12; 247.3 above IG12 = 178.0."""
+
+def subsolar_point(time_us: int) -> tuple[float, float]:
+    """Latitude and longitude (-180..180), degrees, under the sun at UTC microseconds since 1970; good to 0.01 degree."""

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+import rust_core
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import BoundaryNorm, Colormap
@@ -34,7 +36,7 @@ QUIET = "#5b6673"
 
 
 @dataclass(frozen=True)
-class Grid:
+class GriddedFields:
     """Gridded fields of one cycle.
 
     Attributes:
@@ -71,7 +73,7 @@ class Grid:
         return result
 
 
-def grid_of(analysis: pd.DataFrame, names: Sequence[str]) -> Grid:
+def grid_of(analysis: pd.DataFrame, names: Sequence[str]) -> GriddedFields:
     """The rows of the shortest lead of an `analysis` table as a rectangular grid.
 
     Raises:
@@ -110,7 +112,7 @@ def grid_of(analysis: pd.DataFrame, names: Sequence[str]) -> Grid:
         values = np.full((len(latitude), len(longitude)), np.nan)
         values[row, column] = analysis[name].to_numpy(float)
         fields[name] = values
-    return Grid(longitude, latitude, fields, is_global)
+    return GriddedFields(longitude, latitude, fields, is_global)
 
 
 def contour_levels(values: Array, n_levels: int = N_LEVELS, *, is_symmetric: bool = False) -> Array:
@@ -136,7 +138,7 @@ def contour_levels(values: Array, n_levels: int = N_LEVELS, *, is_symmetric: boo
     return np.asarray(MaxNLocator(n_levels, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high), float)
 
 
-def contour_lines(grid: Grid, name: str, levels: Iterable[float]) -> dict[float, list[Array]]:
+def contour_lines(grid: GriddedFields, name: str, levels: Iterable[float]) -> dict[float, list[Array]]:
     """Contour lines of a field by level, each line (n, 2) of longitude and latitude in degrees."""
     from contourpy import contour_generator
 
@@ -153,7 +155,7 @@ def contour_lines(grid: Grid, name: str, levels: Iterable[float]) -> dict[float,
 def cos_solar_zenith(
     valid_time: datetime, latitude_deg: npt.ArrayLike, longitude_deg: npt.ArrayLike
 ) -> Array:
-    """Cosine of the solar zenith angle; low-precision formulas of the Astronomical Almanac (0.01 degree, 1950-2050)."""
+    """Cosine of the solar zenith angle, which is negative at night."""
     declination, subsolar = subsolar_point(valid_time)
     latitude = np.radians(np.asarray(latitude_deg, float))
     hour_angle = np.radians(np.asarray(longitude_deg, float) - subsolar)
@@ -171,15 +173,7 @@ def subsolar_point(valid_time: datetime) -> tuple[float, float]:
     """
     if valid_time.tzinfo is None:
         raise ValueError(f"valid_time {valid_time} has no time zone; give UTC")
-    days = valid_time.timestamp() / 86_400.0 - 10_957.5  # since J2000.0, 2000-01-01 12:00
-    mean_longitude = 280.460 + 0.9856474 * days
-    anomaly = np.radians(357.528 + 0.9856003 * days)
-    ecliptic = np.radians(mean_longitude + 1.915 * np.sin(anomaly) + 0.020 * np.sin(2 * anomaly))
-    obliquity = np.radians(23.439 - 4e-7 * days)
-    declination = np.degrees(np.arcsin(np.sin(obliquity) * np.sin(ecliptic)))
-    right_ascension = np.degrees(np.arctan2(np.cos(obliquity) * np.sin(ecliptic), np.cos(ecliptic)))
-    sidereal = 280.46062 + 360.985647 * days
-    return float(declination), float((right_ascension - sidereal + 180.0) % 360.0 - 180.0)
+    return rust_core.subsolar_point(round(valid_time.timestamp() * 1e6))
 
 
 @lru_cache(maxsize=3)
@@ -292,7 +286,7 @@ class _Panel:
     is_main: bool = False
 
 
-def _layout(grid: Grid) -> tuple[int, list[Box]]:
+def _layout(grid: GriddedFields) -> tuple[int, list[Box]]:
     """Height of the figure and the boxes of the large map and the two small ones."""
     west, east, south, north = _extent(grid)
     shape = (east - west) / (north - south) / _stretch(grid)
@@ -326,14 +320,14 @@ def _fraction(box: Box, height_px: float) -> Box:
     return left / WIDTH_PX, 1 - (top + height) / height_px, width / WIDTH_PX, height / height_px
 
 
-def _extent(grid: Grid) -> tuple[float, float, float, float]:
+def _extent(grid: GriddedFields) -> tuple[float, float, float, float]:
     west, east = grid.longitude_deg[0], grid.longitude_deg[-1]
     if grid.is_global:
         east = west + 360.0
     return float(west), float(east), float(grid.latitude_deg[0]), float(grid.latitude_deg[-1])
 
 
-def _stretch(grid: Grid) -> float:
+def _stretch(grid: GriddedFields) -> float:
     """Height of a degree of latitude over width of a degree of longitude: true at the middle of a region."""
     south, north = grid.latitude_deg[0], grid.latitude_deg[-1]
     if north - south > 100:
@@ -360,7 +354,12 @@ def _draw_title(
 
 
 def _draw_panel(
-    figure: Figure, height_px: int, panel: _Panel, grid: Grid, stations: pd.DataFrame, valid_time: datetime
+    figure: Figure,
+    height_px: int,
+    panel: _Panel,
+    grid: GriddedFields,
+    stations: pd.DataFrame,
+    valid_time: datetime,
 ) -> None:
     from matplotlib.colors import BoundaryNorm
 
@@ -460,7 +459,7 @@ def _degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):g}°{positive if value > 0 else negative}"
 
 
-def _draw_sun(axes: Axes, grid: Grid, valid_time: datetime, is_main: bool) -> None:
+def _draw_sun(axes: Axes, grid: GriddedFields, valid_time: datetime, is_main: bool) -> None:
     """The terminator at the ground (zenith angle 90 degrees) and the subsolar point."""
     west, east, south, north = _extent(grid)
     longitude = np.linspace(west, east, 241)
@@ -491,13 +490,13 @@ SUN: dict[str, Any] = {
 REJECTED = "#b3123b"
 
 
-def _has_sun(grid: Grid, valid_time: datetime) -> bool:
+def _has_sun(grid: GriddedFields, valid_time: datetime) -> bool:
     west, east, south, north = _extent(grid)
     declination, subsolar = subsolar_point(valid_time)
     return west + (subsolar - west) % 360.0 <= east and south <= declination <= north
 
 
-def _has_terminator(grid: Grid, valid_time: datetime) -> bool:
+def _has_terminator(grid: GriddedFields, valid_time: datetime) -> bool:
     sun = cos_solar_zenith(valid_time, grid.latitude_deg[:, None], grid.longitude_deg[None, :])
     return bool(sun.min() < 0 < sun.max())
 
@@ -505,7 +504,7 @@ def _has_terminator(grid: Grid, valid_time: datetime) -> bool:
 def _draw_stations(
     axes: Axes,
     panel: _Panel,
-    grid: Grid,
+    grid: GriddedFields,
     stations: pd.DataFrame,
     valid_time: datetime,
     norm: BoundaryNorm,
@@ -629,7 +628,7 @@ def _draw_leader(axes: Axes, dot: Array, frame: Box) -> None:
 
 
 def _draw_legend(
-    figure: Figure, height_px: int, grid: Grid, stations: pd.DataFrame, valid_time: datetime
+    figure: Figure, height_px: int, grid: GriddedFields, stations: pd.DataFrame, valid_time: datetime
 ) -> None:
     from matplotlib.lines import Line2D
 
@@ -691,7 +690,7 @@ def _part_of(name: str, start: float, stop: float) -> Colormap:
     return ListedColormap(mpl.colormaps[name](np.linspace(start, stop, 256)), name=f"{name}_part")
 
 
-def _closed(grid: Grid, name: str) -> tuple[Array, Array]:
+def _closed(grid: GriddedFields, name: str) -> tuple[Array, Array]:
     """Longitudes and field with the first column repeated at the end when the grid goes around the Earth."""
     values = grid.fields[name]
     if not grid.is_global:

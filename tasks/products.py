@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tasks.map import Grid, contour_levels, contour_lines, draw_map, grid_of
+from tasks.map import GriddedFields, contour_levels, contour_lines, draw_map, grid_of
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def stations_geojson(stations: pd.DataFrame, feedback: pd.DataFrame, valid_time:
     return {"type": "FeatureCollection", "features": features}
 
 
-def contours_geojson(grid: Grid, name: str) -> dict[str, Any]:
+def contours_geojson(grid: GriddedFields, name: str) -> dict[str, Any]:
     """Contours of a field as RFC 7946 MultiLineStrings, one feature per level, cut at the antimeridian."""
     features = []
     for level, lines in contour_lines(grid, name, contour_levels(grid.fields[name])).items():
@@ -315,7 +315,7 @@ def contours_geojson(grid: Grid, name: str) -> dict[str, Any]:
 
 
 def bulletin(
-    grid: Grid,
+    grid: GriddedFields,
     stations: pd.DataFrame,
     valid_time: datetime,
     metadata: dict[str, Any],
@@ -359,7 +359,7 @@ def bulletin(
             foot.pop()
 
 
-def _bulletin_places(grid: Grid, stations: pd.DataFrame) -> pd.DataFrame:
+def _bulletin_places(grid: GriddedFields, stations: pd.DataFrame) -> pd.DataFrame:
     inside = np.isfinite(grid.at("fof2_mhz", stations["latitude_deg"], stations["longitude_deg"]))
     places = stations[inside].rename(columns={"sounder_id": "name"})[
         ["name", "latitude_deg", "longitude_deg"]

@@ -16,6 +16,7 @@ use crate::linalg::Matrix;
 use crate::magnetic::QuasiDipole;
 use crate::quality::{Flag, Thresholds, screen};
 use crate::solar_index;
+use crate::sun;
 
 impl From<KernelError> for PyErr {
     fn from(error: KernelError) -> Self {
@@ -152,10 +153,17 @@ fn ig12_to_r12(ig12: f64) -> PyResult<f64> {
     Ok(solar_index::ig12_to_r12(ig12))
 }
 
+#[pyfunction]
+fn subsolar_point(time_us: i64) -> (f64, f64) {
+    let sun = sun::subsolar_point(time_us);
+    (sun.latitude_deg, sun.longitude_deg)
+}
+
 fn add_background(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Climatology>()?;
     module.add_function(wrap_pyfunction!(f107_to_ig12, module)?)?;
     module.add_function(wrap_pyfunction!(ig12_to_r12, module)?)?;
+    module.add_function(wrap_pyfunction!(subsolar_point, module)?)?;
     Ok(())
 }
 
