@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
-from autonvis.environment import adopt
+from autonvis.environment import adopt, make_home
 from tasks.settings import PREFIX, Settings, SettingsError, load_settings
 
 # Heavy modules (Prefect, pandas, the kernel) are imported by the verb that needs them: `--help` answers at once.
+
+WRITING_VERBS = ("up", "land", "nowcast", "backfill", "replay")
 
 
 def show_settings(settings: Settings, _: argparse.Namespace) -> None:
@@ -21,7 +25,8 @@ def show_settings(settings: Settings, _: argparse.Namespace) -> None:
 def run_demo(settings: Settings, arguments: argparse.Namespace) -> None:
     from autonvis.demo import demo
 
-    demo(data=arguments.data, days=arguments.days)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the broker and the gateway on the way out
+    demo(data=arguments.data, days=arguments.days, stations=arguments.stations, first_date=arguments.start)
 
 
 def start_system(settings: Settings, _: argparse.Namespace) -> None:
@@ -152,6 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--days", type=float, default=3.0, help="how much of the end of the data to run (default 3)"
     )
+    sub.add_argument(
+        "--stations", type=Path, help="CSV of ursi, lat_deg, lon_deg for files without coordinates"
+    )
+    sub.add_argument(
+        "--start", type=date.fromisoformat, help="UTC date of the first row of files without dates"
+    )
     verb(
         "up", start_system, "Start the live system: broker, gateway, Prefect server and worker, deployments."
     )
@@ -189,11 +200,19 @@ def main(argv: list[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     try:
         settings = load_settings()
+        if arguments.verb in WRITING_VERBS:
+            make_home(settings)
         if arguments.verb != "demo":
             adopt(settings)
             load_settings.cache_clear()
             settings = load_settings()
         arguments.run(settings, arguments)
+    except KeyboardInterrupt:
+        print(
+            f"autonvis {arguments.verb}: interrupted; what is finished stays, run it again for the rest",
+            file=sys.stderr,
+        )
+        sys.exit(130)
     except (SettingsError, ValueError, OSError, RuntimeError) as error:
         # The named errors of this system are built-in kinds with a sentence; others keep their traceback.
         if type(error).__module__.split(".")[0] not in {"tasks", "autonvis", "services", "builtins"}:

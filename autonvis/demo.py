@@ -6,16 +6,16 @@ import json
 import os
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pandas as pd
 
-from autonvis.environment import prefect_environment
+from autonvis.environment import make_home, prefect_environment
 from tasks.settings import PREFIX, Settings, load_settings
 
 SIMULATED_START = datetime(2026, 3, 20, tzinfo=UTC)
@@ -23,7 +23,10 @@ SIMULATED_SEED = 20260320
 ITEMS_PER_MESSAGE = 200
 LOOKBACK_D = 1.25
 """Days before the first cycle that it still looks back on: its window and yesterday at this hour."""
+LONGEST_D = 3_660
 MARKER = ".autonvis-demo"
+TOPIC_SYNTAX = set("/+#\0")
+"""Characters that an MQTT topic level cannot hold."""
 
 Item = dict[str, Any]
 
@@ -32,16 +35,22 @@ class DemoError(RuntimeError):
     """The demo cannot run; the message says why."""
 
 
-def demo(data: Path | None, days: float) -> None:
+def demo(
+    data: Path | None, days: float, *, stations: Path | None = None, first_date: date | None = None
+) -> None:
     """Submit observations through MQTT and HTTP, land, validate, run the cycles, publish, and print the skill.
 
     Args:
         data: file or folder of observations; None takes the simulated network.
         days: length of the end of the data to run, in days.
+        stations: table with the coordinates of stations whose files have none.
+        first_date: UTC date of the first row of files without dates.
 
     Raises:
         DemoError, ObservationFileError: the data cannot be used; the message names file and reason.
     """
+    if not 0 < days <= LONGEST_D:
+        raise DemoError(f"--days {days:g} must be above 0 and at most {LONGEST_D}")
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -49,7 +58,7 @@ def demo(data: Path | None, days: float) -> None:
 
     settings = prepare_home()
     say(f"demo in {settings.home}")
-    items, origin, is_simulated = gather(data, days, say)
+    items, origin, is_simulated = gather(data, days, say, stations=stations, first_date=first_date)
     start, end = span(items, days, settings.cycle_minutes, is_simulated)
 
     submit(settings, items, origin, say)
@@ -64,7 +73,7 @@ def prepare_home() -> Settings:
         if not (home / MARKER).is_file():
             raise DemoError(f"{home} exists and is not a demo's folder: move it away or set AUTONVIS_HOME")
         shutil.rmtree(home)
-    home.mkdir(parents=True)
+    make_home(load_settings().model_copy(update={"home": home}))
     (home / MARKER).touch()
     for name in ("LAKE", "DATABASE_URL", "MQTT_URL"):
         os.environ.pop(PREFIX + name, None)  # the demo never touches a live system's stores
@@ -76,7 +85,14 @@ def prepare_home() -> Settings:
     return load_settings()
 
 
-def gather(data: Path | None, days: float, say: Any) -> tuple[list[Item], str, bool]:
+def gather(
+    data: Path | None,
+    days: float,
+    say: Any,
+    *,
+    stations: Path | None = None,
+    first_date: date | None = None,
+) -> tuple[list[Item], str, bool]:
     """The observations to submit, where they come from, and whether they are simulated."""
     if data is None:
         from tasks.simulation import simulate_network
@@ -86,7 +102,7 @@ def gather(data: Path | None, days: float, say: Any) -> tuple[list[Item], str, b
     else:
         from tasks.observation_files import read_observations
 
-        items = read_observations(data)
+        items = read_observations(data, stations=stations, start=first_date)
         origin = "file"
     times = readable_times(items)
     is_old = times < times.max() - timedelta(days=days + LOOKBACK_D)
@@ -94,7 +110,7 @@ def gather(data: Path | None, days: float, say: Any) -> tuple[list[Item], str, b
     n_stations = len({item.get("sounder_id") for item in kept})
     label = "SIMULATED observations" if data is None else f"observations from {data}"
     say(
-        f"{len(kept)} {label}, {n_stations} stations"
+        f"{len(kept)} {label}, {n_stations} station{'s' if n_stations != 1 else ''}"
         + (f" ({len(items) - len(kept)} older ones left out)" if len(kept) < len(items) else "")
     )
     return kept, origin, data is None
@@ -104,14 +120,15 @@ def readable_times(items: list[Item]) -> pd.Series[pd.Timestamp]:
     """When each item was observed; NaT for times to come or that cannot be read: those are the contract's to judge.
 
     Raises:
-        DemoError: there is no other.
+        DemoError: there is no other; the message shows what the first row says.
     """
     texts: pd.Series[Any] = pd.Series([item.get("observed_at") for item in items], dtype=object)
     times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
     times = times.where(times <= pd.Timestamp.now("UTC"))
     if times.isna().all():
+        first = items[0].get("unreadable") or f"observed_at {items[0].get('observed_at')}"
         raise DemoError(
-            "no observation has a time that can be read and has passed: give ISO-8601 with a zone"
+            f"no observation has a time that can be read and has passed: give ISO-8601 with a zone; the first row: {first}"
         )
     return times
 
@@ -135,8 +152,17 @@ def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None
     by_station: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_station[str(item.get("sounder_id"))].append(item)
-    stations = sorted(by_station)
-    by_mqtt, by_http = stations[::2], stations[1::2]
+    # A row without a name, or with one that cannot stand in a topic, is refused by the gateway with its reason.
+    nameable = sorted(
+        {
+            item["sounder_id"]
+            for item in items
+            if item.get("sounder_id") and not TOPIC_SYNTAX & set(item["sounder_id"])
+        }
+        - {"None"}
+    )
+    by_mqtt = nameable[::2]
+    by_http = [station for station in sorted(by_station) if station not in by_mqtt]
 
     broker = start_broker(settings.home)
     os.environ["AUTONVIS_MQTT_URL"] = broker.url
@@ -167,10 +193,14 @@ def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None
                         receipts = answer.json()["receipts"]
                         n_accepted += sum(receipt["status"] != "rejected" for receipt in receipts)
                         n_rejected += sum(receipt["status"] == "rejected" for receipt in receipts)
-            say(f"HTTP: {n_accepted} observations accepted, {n_rejected} rejected for {', '.join(by_http)}")
+            if by_http:
+                say(
+                    f"HTTP: {n_accepted} observations accepted, {n_rejected} rejected for {', '.join(by_http)}"
+                )
         finally:
             gateway.stop()
         run_land(say)
+        report_quarantine(settings, say)
     finally:
         broker.stop()
 
@@ -192,6 +222,32 @@ def run_land(say: Any) -> None:
         say(f"flow land: {state.message}")
         if not pending_batches(load_settings()):
             return
+
+
+def report_quarantine(settings: Settings, say: Any) -> None:
+    """Say why rows were refused.
+
+    Raises:
+        DemoError: no row kept the contract.
+    """
+    from tasks import lake
+    from tasks.validation import reason_code
+
+    refused = lake.read("quarantine", settings=settings, columns=["reasons"])["reasons"]
+    examples: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for reasons in map(json.loads, refused):
+        counts.update({reason_code(reason) for reason in reasons})
+        for reason in reasons:
+            examples.setdefault(reason_code(reason), reason)
+    told = "; ".join(f"{n} x {examples[code]}" for code, n in counts.most_common(5))
+    if not lake.files("ionograms", settings=settings):
+        raise DemoError(
+            f"none of the {len(refused)} observations keeps the data contract (docs/data-dictionary.md): {told}; "
+            f"they lie in {settings.lake_root / 'quarantine'}"
+        )
+    if told:
+        say(f"quarantined: {told}")
 
 
 def run_flows(settings: Settings, start: datetime, end: datetime, say: Any) -> None:

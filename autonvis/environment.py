@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from services.processes import is_running
-from tasks.settings import Settings
+from tasks.settings import Settings, SettingsError
 
 STATE_FILE = Path("run/system.json")
 """Where `autonvis up` writes what it started, relative to the home folder."""
+
+
+LEAST_FREE_MB = 64
 
 
 def prefect_environment(settings: Settings) -> dict[str, str]:
@@ -36,6 +40,26 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         # rayon's threads and BLAS's must not fight over the same cores.
         "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
     }
+
+
+def make_home(settings: Settings) -> None:
+    """The home folder with Prefect's in it, which Prefect itself does not make below a folder that is not there.
+
+    Raises:
+        SettingsError: it cannot be made, or its disk is full, on which neither broker nor Prefect would start.
+    """
+    try:
+        (settings.home / "prefect").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"AUTONVIS_HOME: {settings.home} cannot be made or written ({error.strerror}): name another folder"
+        ) from error
+    free_mb = shutil.disk_usage(settings.home).free / 1e6
+    if free_mb < LEAST_FREE_MB:
+        raise SettingsError(
+            f"AUTONVIS_HOME: the disk of {settings.home} is full ({free_mb:.1f} MB free, {LEAST_FREE_MB} MB needed): "
+            "free space or name another folder"
+        )
 
 
 def running_system(settings: Settings) -> dict[str, str]:

@@ -44,12 +44,12 @@ class Process:
         stop_process(self.pid, self.start_s)
 
 
-def choose_port(preferred: int) -> int:
-    """`preferred` if nobody listens on it, else an error naming it; 0 gives any free port."""
+def choose_port(preferred: int, setting: str) -> int:
+    """`preferred` if nobody listens on it, else an error naming it and its setting; 0 gives any free port."""
     if not preferred:
         return free_port()
     if not is_free(preferred):
-        raise StartError(f"port {preferred} is taken; set another, or 0 for any free one")
+        raise StartError(f"port {preferred} is taken; set {setting} to another, or to 0 for any free one")
     return preferred
 
 
@@ -163,13 +163,14 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         remember()
         create_session(environment["AUTONVIS_MQTT_URL"], settings.mqtt_client_id)
 
-        tcp_port = choose_port(settings.tcp_port)
-        gateway, gateway_url = start_gateway(settings, choose_port(settings.gateway_port), tcp_port)
+        tcp_port = choose_port(settings.tcp_port, "AUTONVIS_TCP_PORT")
+        http_port = choose_port(settings.gateway_port, "AUTONVIS_GATEWAY_PORT")
+        gateway, gateway_url = start_gateway(settings, http_port, tcp_port)
         started.append(gateway)
         remember()
         say(f"gateway  {gateway_url} and JSON lines on tcp://{settings.gateway_host}:{tcp_port}")
 
-        port = choose_port(settings.prefect_port)
+        port = choose_port(settings.prefect_port, "AUTONVIS_PREFECT_PORT")
         prefect_url = f"http://127.0.0.1:{port}"
         environment["PREFECT_API_URL"] = f"{prefect_url}/api"
         server = spawn(
@@ -211,9 +212,12 @@ def status(settings: Settings) -> list[Process]:
 
 def down(settings: Settings, say: Callable[[str], None] = print) -> None:
     """Stop what `up` started, the worker first so that no run starts while the rest goes down."""
-    for process in reversed(status(settings)):
+    running = status(settings)
+    for process in reversed(running):
         process.stop()
         say(f"stopped  {process.name}")
     if stop_broker(settings.home):
         say("stopped  broker")
+    elif not running:
+        say(f"nothing of {settings.home} is running")
     (settings.home / STATE_FILE).unlink(missing_ok=True)

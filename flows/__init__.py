@@ -6,3 +6,18 @@ from prefect.settings import get_current_settings
 
 # Prefect sends the logs of `PREFECT_LOGGING_EXTRA_LOGGERS` to its server but leaves their level at the root's WARNING.
 logging.getLogger("tasks").setLevel(get_current_settings().logging.level)
+
+OURS = {"tasks", "services"}
+
+
+def drop_traceback_of_named_errors(record: logging.LogRecord) -> bool:
+    """Our own errors say in a sentence what was wrong and what to do; a traceback would only bury it."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if type(error).__module__.split(".")[0] in OURS:
+        record.exc_info = record.exc_text = None
+        record.msg, record.args = f"failed: {error}", ()
+    return True
+
+
+for name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(name).addFilter(drop_traceback_of_named_errors)

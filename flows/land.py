@@ -16,16 +16,23 @@ from tasks.landing.mqtt import drain
 from tasks.landing.pull import pull_source
 from tasks.landing.retention import expire_landing
 from tasks.landing.spool import collect
-from tasks.settings import load_settings
+from tasks.settings import SettingsError, load_settings
 
 BATCHES_PER_RUN = 100
 """A backlog is worked off over several runs: tasks by the thousand would drown the orchestrator."""
+
+
+async def can_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether a failure may be gone at the next attempt: a wrong setting will not."""
+    return not isinstance(await state.aresult(raise_on_failure=False), SettingsError)
+
 
 drain_mqtt = task(
     name="drain-mqtt",
     tags=["landing"],
     retries=2,
     retry_delay_seconds=10,
+    retry_condition_fn=can_pass,
     timeout_seconds=300,
     cache_policy=NO_CACHE,
 )(drain)
@@ -35,6 +42,7 @@ pull = task(
     tags=["landing", "network"],
     retries=2,
     retry_delay_seconds=[15, 60],
+    retry_condition_fn=can_pass,
     timeout_seconds=300,
     cache_policy=NO_CACHE,
 )(pull_source)

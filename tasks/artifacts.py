@@ -41,7 +41,7 @@ def skill_markdown(skill: pd.DataFrame) -> str:
     Each row says how well the analysis predicts a station that it was not shown.
     """
     if skill.empty:
-        return "No station could be held out yet: at least two stations with observations are needed."
+        return "No cycle had an observation to be scored against yet."
     parts = []
     for title, rows in _by_quantity(skill):
         columns = [column for column in SKILL_COLUMNS if column[0] in rows]
@@ -64,7 +64,7 @@ def skill_text(skill: pd.DataFrame, quantity: str = "fof2_mhz") -> str:
     if "quantity" in skill:
         skill = skill[skill["quantity"] == quantity]
     if skill.empty:
-        return "no station could be held out: at least two stations with observations are needed"
+        return "no cycle had an observation to be scored against: nothing to compare"
     columns = [column for column in SKILL_COLUMNS if column[0] in TERMINAL_COLUMNS and column[0] in skill]
     rows = [["station", *(heading for _, heading, _ in columns)]]
     rows += [[station, *cells] for station, cells in _cells(skill, columns)]

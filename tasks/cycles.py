@@ -26,6 +26,10 @@ INDEX_MEMORY = timedelta(days=30)
 """A solar flux older than this says nothing about today (one solar rotation is 27 days)."""
 
 
+LONGEST_SPAN = 100_000
+"""Cycles in one run of `backfill`: almost three years of quarter hours."""
+
+
 class CycleError(ValueError):
     """A cycle was asked for that cannot be run; the message names the argument."""
 
@@ -72,6 +76,7 @@ def plan_cycle(
 
     Raises:
         CycleError: a time without zone, or a region that is not `global` or `south,west,north,east`.
+        KernelConfigError: the configuration that the settings name cannot be used.
     """
     now = datetime.now(UTC)
     step_s = settings.cycle_minutes * 60
@@ -84,6 +89,7 @@ def plan_cycle(
         step_deg=grid_step_deg or settings.grid_step_deg,
     )
     make_grid(plan)
+    kernel_config(settings)
     return plan
 
 
@@ -98,7 +104,7 @@ def plan_span(
     """The plans of every cycle from `start` to `end`, both included.
 
     Raises:
-        CycleError: `end` before `start`, or whatever `plan_cycle` refuses.
+        CycleError: `end` before `start`, a span of more than LONGEST_SPAN cycles, or whatever `plan_cycle` refuses.
     """
     start, end = parse_time(start, "start"), parse_time(end, "end")
     if end < start:
@@ -108,6 +114,11 @@ def plan_span(
         first = replace(first, step_deg=None)
     step = timedelta(minutes=settings.cycle_minutes)
     n_cycles = (end - start) // step + 1
+    if n_cycles > LONGEST_SPAN:
+        raise CycleError(
+            f"{start.isoformat()} to {end.isoformat()} are {n_cycles} cycles, at most {LONGEST_SPAN} go in one run: "
+            "split the span"
+        )
     return [replace(first, valid_time=start + number * step) for number in range(n_cycles)]
 
 

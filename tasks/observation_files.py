@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FACTS = Path(__file__).with_name("observation_files.toml")
 STATIONS_BESIDE = Path("stations") / "ursi_stations.csv"  # beside the folder of observations
 UNREADABLE = "unreadable"  # a row that could not be split into values: the line and why; no contract has it
-ZONE = r"(?:Z|z|[+-]\d{2}(?::?\d{2})?)\s*\Z"
+ZONE = r"[T ]\d.*(?:Z|z|[+-]\d{2}(?::?\d{2})?)\s*\Z"  # of a time: the end of 2022-10-24 is a day, no offset
 TABLE_COLUMNS = {"foF2": "fof2_mhz", "hmF2": "hmf2_km", "TEC": "tec_tecu"}  # of the tables without dates
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".txt", ".txt.gz", ".dat", ".dat.gz")
 
@@ -183,6 +183,7 @@ def _read_parquet(path: Path, dataset: str) -> pd.DataFrame:
                 )
             columns[name] = column.cast(pa.timestamp("us", "UTC"), safe=False).to_pandas()
         else:
+            _require_type(path, name, column.type, dataset)
             columns[name] = pd.Series(column.to_pylist(), dtype=object)
     return _as_items(path, pd.DataFrame(columns), dataset, lambda row: f"row {row + 1}", {})
 
@@ -358,10 +359,32 @@ def _require_columns(path: Path, names: list[str], dataset: str) -> None:
     required = [column.name for column in columns if column.filled_by == "sender" and not column.nullable]
     missing = [name for name in required if name not in names]
     if missing:
+        if len(names) == 1 and (separator := next((s for s in ";\t|" if s in names[0]), None)):
+            raise ObservationFileError(
+                f"{path} line 1: its columns are separated by {separator!r}: separate them by commas, with a point "
+                "in decimal numbers"
+            )
         raise ObservationFileError(
             f"{path} line 1: column {', '.join(missing)} missing; it has {', '.join(names[:20])}: rename or add it "
             f"as in the data contract {dataset}"
         )
+
+
+def _require_type(path: Path, name: str, stored: pa.DataType, dataset: str) -> None:
+    """A column of a wrong kind is wrong in every row: one sentence, not a quarantine full of it. Numbers and times may
+    be stored as texts, as in CSV."""
+    column = next((column for column in load_contract(dataset).columns if column.name == name), None)
+    is_text = pa.types.is_string(stored) or pa.types.is_large_string(stored) or pa.types.is_null(stored)
+    if pa.types.is_dictionary(stored):
+        _require_type(path, name, stored.value_type, dataset)
+        return
+    is_number = pa.types.is_integer(stored) or pa.types.is_floating(stored) or pa.types.is_decimal(stored)
+    if column is None or is_text or (is_number and column.physical_type in ("double", "int32", "int64")):
+        return
+    raise ObservationFileError(
+        f"{path}: column {name} is stored as {stored}: write it as {column.physical_type}, as in the data contract "
+        f"{dataset}"
+    )
 
 
 def _in_contract_order(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -395,7 +418,11 @@ def _read_text(path: Path) -> str:
     if path.suffix == ".gz":
         try:
             data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except gzip.BadGzipFile as error:
+            raise ObservationFileError(
+                f"{path} is damaged or not gzip ({error}): fetch it again, or drop .gz from the name of a plain file"
+            ) from error
+        except (EOFError, zlib.error) as error:
             raise ObservationFileError(
                 f"{path} is truncated or damaged gzip ({error}): fetch it again"
             ) from error

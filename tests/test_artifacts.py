@@ -79,8 +79,8 @@ def test_skill_on_a_terminal_is_aligned() -> None:
 
 
 def test_no_skill_is_said() -> None:
-    assert "two stations" in skill_markdown(SKILL.iloc[:0])
-    assert "two stations" in skill_text(SKILL.iloc[:0])
+    assert "No cycle had an observation" in skill_markdown(SKILL.iloc[:0])
+    assert "no cycle had an observation" in skill_text(SKILL.iloc[:0])
 
 
 def test_cycle_in_words() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from autonvis import environment
 from autonvis.cli import build_parser
+from autonvis.demo import readable_times, span
+from autonvis.system import StartError, choose_port
+from tasks.settings import Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ["demo", "up", "down", "status", "land", "nowcast", "backfill", "replay", "settings"]
@@ -67,6 +73,7 @@ def test_wrong_settings_are_named(tmp_path: Path, name: str, value: str, expecte
         (["nowcast", "--region", "Europe"], "region 'Europe'"),
         (["nowcast", "--region", "60,0,40,10"], "region '60,0,40,10'"),
         (["backfill", "2022-10-26T00:00Z", "2022-10-25T00:00Z"], "is before start"),
+        (["backfill", "1000-01-01T00:00Z", "2022-10-25T00:00Z"], "split the span"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, arguments: list[str], expected: str) -> None:
@@ -109,3 +116,71 @@ def test_a_replay_of_a_span_in_which_nothing_landed_says_so(tmp_path: Path) -> N
     done = run("replay", "--since", "2026-10-05T00:00", home=tmp_path)
     assert done.returncode == 2
     assert "since '2026-10-05T00:00' has no zone" in done.stderr
+
+
+DEMO_CSV = "sounder_id,observed_at,latitude_deg,longitude_deg,fof2_mhz\n"
+
+
+def test_demo_says_when_no_time_can_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "times.csv"
+    path.write_text(DEMO_CSV + "DB049,06.00,50.1,4.6,7.0\nDB049,2999-01-01T00:00:00Z,50.1,4.6,7.0\n")
+    done = run("demo", "--data", str(path), home=tmp_path / "var")
+    assert done.returncode == 2
+    assert "no observation has a time that can be read and has passed" in done.stderr
+    assert "line 2: time '06.00'" in done.stderr
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "1e9"])
+def test_demo_refuses_a_span_that_is_none(tmp_path: Path, days: str) -> None:
+    done = run("demo", "--days", days, home=tmp_path / "var")
+    assert done.returncode == 2
+    assert "must be above 0" in done.stderr
+
+
+def test_a_future_row_does_not_push_the_others_out() -> None:
+    items: list[dict[str, object]] = [
+        {"observed_at": "2022-10-25T06:00:00.000000Z"},
+        {"observed_at": "2022-10-25T06:15:00.000000Z"},
+        {"observed_at": "2999-01-01T00:00:00.000000Z"},
+        {"unreadable": "line 5"},
+    ]
+    first, last = datetime(2022, 10, 25, 6, 0, tzinfo=UTC), datetime(2022, 10, 25, 6, 15, tzinfo=UTC)
+    assert list(readable_times(items).notna()) == [True, True, False, False]
+    assert span(items, 3.0, 15, is_simulated=False) == (first, last)
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("land", home=tmp_path / "file" / "var")
+    assert done.returncode == 2
+    assert "AUTONVIS_HOME" in done.stderr
+    assert "name another folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_home_on_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "LEAST_FREE_MB", 1e12)
+    with pytest.raises(SettingsError, match=r"is full .* free space or name another folder"):
+        environment.make_home(Settings(home=tmp_path / "deep" / "var"))
+
+
+def test_a_missing_kernel_configuration_is_named(tmp_path: Path) -> None:
+    done = run("nowcast", home=tmp_path / "var", AUTONVIS_KERNEL_CONFIG=str(tmp_path / "none.toml"))
+    assert done.returncode == 2
+    assert "none.toml: cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_down_of_a_system_that_is_down(tmp_path: Path) -> None:
+    done = run("down", home=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == f"nothing of {tmp_path} is running\n"
+
+
+def test_a_taken_port_is_named_with_its_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=rf"port {port} is taken; set AUTONVIS_GATEWAY_PORT to another"):
+            choose_port(port, "AUTONVIS_GATEWAY_PORT")

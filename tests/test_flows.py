@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -136,3 +138,32 @@ def test_land_names_the_broker_that_is_down_and_still_lands_the_rest(
     assert "127.0.0.1:9" in str(state.message)
     assert "secret" not in str(state.message)
     assert len(lake.read("ionograms", settings=settings)) > 0
+
+
+def test_a_wrong_setting_is_not_retried_and_says_its_sentence_without_traceback(
+    prefect_server: None,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("AUTONVIS_SOURCES", "moon")
+    load_settings.cache_clear()
+    began = time.monotonic()
+    state = land(return_state=True)
+    assert time.monotonic() - began < 14  # the first retry would wait 15 s
+    assert state.is_failed()
+    assert "source 'moon' of AUTONVIS_SOURCES is unknown" in str(state.message)
+
+
+def test_named_errors_are_logged_as_their_sentence_and_others_with_traceback() -> None:
+    def record_of(error: Exception) -> logging.LogRecord:
+        info = (type(error), error, None)
+        return logging.LogRecord(
+            "prefect.task_runs", logging.ERROR, __file__, 1, "failed: %r", (error,), info
+        )
+
+    ours, foreign = record_of(lake.LakeError("the disk is full")), record_of(KeyError("x"))
+    assert all(logging.getLogger("prefect.task_runs").filter(record) for record in (ours, foreign))
+    assert ours.getMessage() == "failed: the disk is full"
+    assert ours.exc_info is None
+    assert foreign.exc_info is not None

@@ -182,7 +182,14 @@ def test_lines_that_cannot_be_split_pass_on_with_their_text(tmp_path: Path) -> N
             gzip.compress(CSV.encode() * 50)[:-20],
             r"a.csv.gz is truncated or damaged gzip .*fetch it again",
         ),
-        ("a.csv.gz", CSV.encode(), r"a.csv.gz is truncated or damaged gzip"),
+        ("a.csv.gz", CSV.encode(), r"a.csv.gz is damaged or not gzip .*drop .gz from the name"),
+        ("a.csv", CSV.replace(",", ";").encode(), r"a.csv line 1: its columns are separated by ';'"),
+        ("a.csv", CSV.replace(",", "\t").encode(), r"a.csv line 1: its columns are separated by '.t'"),
+        (
+            "a.csv",
+            CSV.replace("T00:00:00Z", "").encode(),
+            r"a.csv line 2: time '2022-10-24' has no zone: write",
+        ),
         (
             "a.csv",
             CSV.replace("observed_at", "time").encode(),
@@ -217,6 +224,29 @@ def test_naive_parquet_times_are_refused(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(
         ObservationFileError, match=r"a\.parquet row 1: column observed_at has times without zone"
+    ):
+        read_frame(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "stored"),
+    [
+        ("latitude_deg", True, "bool"),
+        ("fof2_mhz", [7.0], "list"),
+        ("fof2_mhz", b"7", "binary"),
+        ("sounder_id", 7, "int64"),
+        ("observed_at", date(2022, 10, 24), "date32"),
+        ("observed_at", 1_666_569_600, "int64"),
+    ],
+)
+def test_parquet_columns_of_a_wrong_type_are_named(
+    tmp_path: Path, column: str, value: object, stored: str
+) -> None:
+    frame = read_frame(write(tmp_path, "a.csv", CSV))
+    frame[column] = pd.Series([value] * len(frame), dtype=object if not isinstance(value, bool) else bool)
+    frame.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(
+        ObservationFileError, match=rf"a\.parquet: column {column} is stored as {stored}.*: write it as"
     ):
         read_frame(tmp_path / "a.parquet")
 

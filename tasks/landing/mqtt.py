@@ -24,7 +24,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tasks.landing.spool import Record, SpoolWriter
-from tasks.settings import Settings
+from tasks.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -389,9 +389,9 @@ def _address(url: str) -> _Address:
     try:
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"the MQTT URL's port is not a number between 0 and 65535: {error}") from None
+        raise SettingsError(f"the MQTT URL's port is not a number between 0 and 65535: {error}") from None
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-        raise ValueError(
+        raise SettingsError(
             f"the MQTT URL must look like mqtt://user:password@host:port, got scheme {parts.scheme!r}"
         )
     is_tls = parts.scheme == "mqtts"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tasks.landing.pull import PacedClient
 from tasks.landing.sources import giro, swpc
 from tasks.landing.spool import Record
-from tasks.settings import Settings
+from tasks.settings import Settings, SettingsError
 
 
 class Source(Protocol):
@@ -59,8 +59,8 @@ def open_source(name: str, settings: Settings) -> Source:
     """The source `name`, configured.
 
     Raises:
-        ValueError: there is none of that name, or a setting it needs is missing.
+        SettingsError: there is none of that name, or a setting it needs is missing.
     """
     if name not in SOURCES:
-        raise ValueError(f"source {name!r} of AUTONVIS_SOURCES is unknown; known are {', '.join(SOURCES)}")
+        raise SettingsError(f"source {name!r} of AUTONVIS_SOURCES is unknown; known are {', '.join(SOURCES)}")
     return SOURCES[name](settings)

@@ -14,7 +14,7 @@ from typing import Any
 from tasks.landing.giro_text import LICENCE, is_giro_text, parse_giro_text
 from tasks.landing.pull import PacedClient, PullError
 from tasks.landing.spool import Record
-from tasks.settings import Settings
+from tasks.settings import Settings, SettingsError
 
 CHARACTERISTICS = "foF2,hmF2,MUF(D),M(D),fxI,foE,foEs,foF1,fmin,B0,B1,TEC"
 MUF_DISTANCE_KM = 3000
@@ -71,5 +71,7 @@ def open_giro(settings: Settings) -> Giro:
         dict.fromkeys(code.strip().upper() for code in settings.giro_stations.split(",") if code.strip())
     )
     if not stations:
-        raise ValueError("source giro needs AUTONVIS_GIRO_STATIONS: the URSI codes to pull, comma separated")
+        raise SettingsError(
+            "source giro needs AUTONVIS_GIRO_STATIONS: the URSI codes to pull, comma separated"
+        )
     return Giro(settings.giro_url, stations)
