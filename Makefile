@@ -45,8 +45,9 @@ test: setup test-rust  ## all fast tests (under 10 minutes on 2 cores)
 test-rust: setup
 	cargo test --quiet --release
 
-contracts: setup  ## renew what is generated from data_contracts/
+contracts: setup  ## renew what is generated from data_contracts/ and from the settings
 	$(BIN)/python -m tasks.contracts --write
+	$(BIN)/python -m tasks.settings > deployments/autonvis.env.example
 
 # stubtest: the package that maturin wraps around the module has no stub of its own; __all__ is compared.
 lint: setup  ## ruff, mypy, stubtest, clippy, formatting

@@ -91,7 +91,7 @@ def publish(
             for staged, target in targets.items():
                 os.replace(staged, target)
             for target in targets.values():
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
     except OSError as error:
         raise _lake_error(f"cannot publish {dataset}/{name}", settings.lake_root, error) from error
     return list(targets.values())
@@ -102,7 +102,7 @@ def withdraw(dataset: str, name: str, *, settings: Settings, keep: Collection[Pa
     removed = [path for path in files(dataset, settings=settings, name=name) if path not in keep]
     for path in removed:
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     return removed
 
 
@@ -341,10 +341,11 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -137,3 +137,17 @@ def load_settings() -> Settings:
             for item in error.errors()
         )
         raise SettingsError(problems) from error
+
+
+def environment_template() -> str:
+    """Every setting with its meaning and default, as lines of an environment file: `deployments/autonvis.env.example`."""
+    head = "# Every setting with its default, which a line without # overrides. `autonvis settings` shows what is in force.\n"
+    settings = (
+        f"# {field.description}\n#{PREFIX}{name.upper()}={'' if field.default is None else field.default}\n"
+        for name, field in Settings.model_fields.items()
+    )
+    return "\n".join((head, *settings))
+
+
+if __name__ == "__main__":
+    print(environment_template(), end="")

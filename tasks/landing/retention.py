@@ -7,11 +7,10 @@ is still in the lake, and every record of it reads back, so that what was not pu
 from __future__ import annotations
 
 import logging
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tasks import catalog
+from tasks import catalog, lake
 from tasks.landing.spool import SegmentError, read_segment
 from tasks.settings import Settings
 
@@ -38,7 +37,7 @@ def expire_landing(settings: Settings, *, now: datetime | None = None) -> list[P
                 log.warning("%s is kept beyond its time: %s", path, obstacle)
                 continue
             path.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            lake.sync_folder(path.parent)
         removed.append(path)
     if removed:
         log.info("removed %d landed segments curated before %s", len(removed), f"{last:%Y-%m-%d %H:%M} UTC")
@@ -55,11 +54,3 @@ def _obstacle(path: Path, batch: catalog.Batch, settings: Settings) -> str | Non
     except SegmentError as error:
         return f"it was not curated whole: {error}"
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
