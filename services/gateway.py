@@ -4,6 +4,10 @@
     POST /batch                    {"dataset": …, "items": […]}; without "dataset" each item names its own
     POST /register                 a sounder's metadata; answers its credential, once
     GET  /health                   200 only while the spool can be written
+    GET  /schema                   the JSON Schema of one item, per dataset
+    GET  /openapi.json             all of this, in full
+
+Bodies may be gzipped. With `?dry_run=true` items are judged and not stored.
 
 An answer 202 means that the request's bytes are on disk. It carries a receipt per item: what the check at the door
 says of it. A rejected item has landed too, for the quarantine. Everything else is an error of RFC 9457
@@ -20,8 +24,10 @@ import resource
 import signal
 import socket
 import sys
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -34,8 +40,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.http_limits import LimitedProtocol
+from services.openapi import openapi_document
 from services.tcp import LineServer
 from tasks import catalog
+from tasks.contracts import submission_schema
 from tasks.landing.door import (
     CHALLENGE,
     RETRY_DISK_S,
@@ -74,6 +82,8 @@ def create_app(settings: Settings, lines: socket.socket | None = None) -> Starle
             Route("/batch", gateway.post_batch, methods=["POST"]),
             Route("/register", gateway.post_register, methods=["POST"]),
             Route("/health", gateway.get_health, methods=["GET"]),
+            Route("/schema", gateway.get_schema, methods=["GET"]),
+            Route("/openapi.json", gateway.get_openapi, methods=["GET"]),
         ],
         exception_handlers={Problem: _problem, HTTPException: _http_problem, Exception: _server_problem},
         lifespan=gateway.lifespan,
@@ -110,13 +120,13 @@ class _Gateway:
             items = document if isinstance(document, list) else [document]
             check_count(items)
             return await self._land(
-                [(dataset, body)], [(dataset, item) for item in items], sounder_id, "http", None
+                request, [(dataset, body)], [(dataset, item) for item in items], sounder_id, "http", None
             )
 
     async def post_batch(self, request: Request) -> Response:
         async with self._receive(request) as (sounder_id, body, document):
             named, source, licence = _batch(document)
-            return await self._land(split(body, named), named, sounder_id, source, licence)
+            return await self._land(request, split(body, named), named, sounder_id, source, licence)
 
     @contextlib.asynccontextmanager
     async def _receive(self, request: Request) -> AsyncIterator[tuple[str | None, bytes, Any]]:
@@ -128,6 +138,7 @@ class _Gateway:
 
     async def _land(
         self,
+        request: Request,
         payloads: list[tuple[str | None, bytes]],
         items: list[tuple[str | None, Any]],
         sounder_id: str | None,
@@ -137,6 +148,8 @@ class _Gateway:
         await self.door.refresh()
         self.door.admit(items, sounder_id)
         now = datetime.now(UTC)
+        if _is_dry_run(request):
+            return _answer(200, {"receipts": await self.door.judge(items, sounder_id, now)})
         records = [
             Record("http", dataset, sounder_id, now, "application/json", payload, source, licence)
             for dataset, payload in payloads
@@ -173,6 +186,12 @@ class _Gateway:
             return _answer(200, {"sounder_id": sounder_id})
         return _answer(201, {"sounder_id": sounder_id, "credential": credential})
 
+    async def get_schema(self, _: Request) -> Response:
+        return _answer(200, {dataset: submission_schema(dataset) for dataset in DATASETS})
+
+    async def get_openapi(self, _: Request) -> Response:
+        return _answer(200, openapi_document(version("autonvis"), BODY_BYTES))
+
     async def get_health(self, _: Request) -> Response:
         try:
             self.door.check_disk()
@@ -198,11 +217,21 @@ class _Gateway:
         return await self.door.authenticate(credential.strip())
 
 
+def _is_dry_run(request: Request) -> bool:
+    said = request.query_params.get("dry_run", "false")
+    if said not in ("true", "false"):
+        raise Problem(400, "Bad query", f"dry_run must be true or false, got {said[:80]!r}")
+    return said == "true"
+
+
 async def _read_body(request: Request, held: Holding) -> bytes:
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    """The body as the sender wrote it, inflated."""
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", "gzip"):
         raise Problem(
-            415, "Encoding not supported", f"send the body plain, not with Content-Encoding {encoding!r}"
+            415,
+            "Encoding not supported",
+            f"send the body plain or as gzip, not with Content-Encoding {encoding!r}",
         )
     too_large = Problem(413, "Too large", f"at most {BODY_BYTES} bytes a request", Connection="close")
     length = request.headers.get("content-length", "")
@@ -223,7 +252,26 @@ async def _read_body(request: Request, held: Holding) -> bytes:
         raise Problem(408, "Too slow", detail, Connection="close") from error
     except ClientDisconnect as error:
         raise Problem(400, "Gone", "the sender has left") from error
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    if encoding == "gzip":
+        body = await asyncio.to_thread(_inflate, body)
+        held.add(len(body))
+    return body
+
+
+def _inflate(body: bytes) -> bytes:
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # gzip, with its checksum
+    try:
+        plain = stream.decompress(body, BODY_BYTES + 1)
+    except zlib.error as error:
+        raise Problem(400, "Not gzip", str(error)) from error
+    if len(plain) > BODY_BYTES:
+        raise Problem(413, "Too large", f"at most {BODY_BYTES} bytes a request, inflated")
+    if not stream.eof:
+        raise Problem(400, "Not gzip", "the gzip stream is cut off")
+    if stream.unused_data:
+        raise Problem(400, "Not gzip", "something follows the gzip stream")
+    return plain
 
 
 def _batch(document: Any) -> tuple[list[tuple[str | None, Any]], str, str | None]:

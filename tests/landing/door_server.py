@@ -35,6 +35,7 @@ class Server:
         self.port = listener.getsockname()[1]
         config = http_config(self.settings, listener)
         config.port = 0
+        self.routes = config.app.routes  # type: ignore[union-attr]
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()

@@ -1,0 +1,221 @@
+"""The gateway's OpenAPI 3.1 document: its item schemas are the data contracts' own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.contracts import submission_schema
+from tasks.landing.door import BATCH_ITEMS
+from tasks.landing.receipts import DATASETS, REASONS
+
+JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
+SOUNDER_ID = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$"
+
+_WHEN_POSTED = {
+    400: "Not JSON, or not what this path takes",
+    401: "A registered sounder's credential is missing, or the credential sent is nobody's",
+    403: "The sounder must register first, or the credential is another's",
+    408: "The body did not arrive in time",
+    413: "Too many bytes or items",
+    415: "A content encoding other than gzip",
+    429: "The sounder sends more than it may",
+    503: "It cannot be stored now",
+}
+
+
+def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
+    """The document; `body_bytes` is the limit of a request's body, inflated."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "AutoNVIS landing zone",
+            "version": version,
+            "description": "202 means that the bytes are on disk, with a receipt per item. An item that does not follow "
+            "its schema lands too, for the quarantine: its receipt says rejected and why. Every other answer is a "
+            f"problem of RFC 9457, and nothing was stored. A body has at most {body_bytes} bytes (inflated) and "
+            f"{BATCH_ITEMS} items.",
+        },
+        "paths": {
+            "/ionogram": {"post": _landing("One ionogram, or a list of them", _one_or_many("ionograms"))},
+            "/measurement": {
+                "post": _landing("One measurement, or a list of them", _one_or_many("measurements"))
+            },
+            "/batch": {"post": _landing("Many items, of one dataset or mixed", _ref("Batch"))},
+            "/register": {"post": _registration()},
+            "/health": {
+                "get": {
+                    "summary": "200 only while the spool can be written",
+                    "operationId": "health",
+                    "responses": {
+                        "200": _answer("It can", {"type": "object", "required": ["status"]}),
+                        "503": _problem("It cannot"),
+                    },
+                }
+            },
+            "/schema": {
+                "get": {
+                    "summary": "The JSON Schema of one submitted item, per dataset",
+                    "operationId": "schema",
+                    "responses": {
+                        "200": _answer("The schemas", {"type": "object", "required": list(DATASETS)})
+                    },
+                }
+            },
+            "/openapi.json": {
+                "get": {
+                    "summary": "This document",
+                    "operationId": "openapi",
+                    "responses": {"200": _answer("It", {"type": "object", "required": ["openapi", "paths"]})},
+                }
+            },
+        },
+        "components": {
+            "securitySchemes": {
+                "credential": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The credential that /register answered; needed for a registered sounder.",
+                }
+            },
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    items = {
+        dataset: {
+            name: value for name, value in submission_schema(dataset).items() if not name.startswith("$")
+        }
+        for dataset in DATASETS
+    }
+    return {
+        **items,
+        "Batch": {
+            "type": "object",
+            "required": ["items"],
+            "properties": {
+                "dataset": {
+                    "enum": [*DATASETS, None],
+                    "description": "Of the items that name none themselves.",
+                },
+                "source": {"enum": ["http", "file", "simulated"], "default": "http"},
+                "licence": {"type": ["string", "null"], "pattern": "^[ -~]{0,200}$"},
+                "items": {"type": "array", "minItems": 1, "maxItems": BATCH_ITEMS, "items": {}},
+            },
+        },
+        "Sounder": {
+            "type": "object",
+            "required": ["sounder_id"],
+            "description": "Fields beyond these are kept as they are.",
+            "properties": {
+                "sounder_id": {"type": "string", "pattern": SOUNDER_ID},
+                "kind": {"type": "string", "maxLength": 32, "default": "ionosonde"},
+                "name": {"type": "string", "maxLength": 200, "default": ""},
+                "latitude_deg": {"type": ["number", "null"], "minimum": -90, "maximum": 90},
+                "longitude_deg": {"type": ["number", "null"], "minimum": -180, "maximum": 360},
+                "altitude_m": {"type": ["number", "null"], "minimum": -500, "maximum": 100_000},
+            },
+        },
+        "Receipt": {
+            "type": "object",
+            "required": ["observation_id", "status", "reasons", "server_time"],
+            "properties": {
+                "observation_id": {"type": ["string", "null"]},
+                "status": {"enum": ["accepted", "rejected"]},
+                "reasons": {
+                    "type": "array",
+                    "maxItems": REASONS,
+                    "items": {"type": "string"},
+                    "description": "Each begins with the name of the field at fault.",
+                },
+                "server_time": {"type": "string", "format": "date-time"},
+            },
+            "additionalProperties": False,
+        },
+        "Receipts": {
+            "type": "object",
+            "required": ["receipts"],
+            "properties": {"receipts": {"type": "array", "minItems": 1, "items": _ref("Receipt")}},
+            "additionalProperties": False,
+        },
+        "Problem": {
+            "type": "object",
+            "required": ["type", "title", "status", "detail"],
+            "properties": {
+                "type": {"type": "string"},
+                "title": {"type": "string"},
+                "status": {"type": "integer"},
+                "detail": {"type": "string", "description": "What to do."},
+                "retry_after_s": {"type": "integer"},
+            },
+        },
+    }
+
+
+def _landing(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "operationId": summary.split(",")[0].lower().replace(" ", "_"),
+        "security": [{}, {"credential": []}],
+        "parameters": [
+            {
+                "name": "dry_run",
+                "in": "query",
+                "description": "Judge the items and store nothing: the answer is 200.",
+                "schema": {"type": "boolean", "default": False},
+            }
+        ],
+        "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
+        "responses": {
+            "200": _answer("Judged and not stored (dry_run)", _ref("Receipts")),
+            "202": _answer("On disk", _ref("Receipts")),
+            **_problems(_WHEN_POSTED),
+        },
+    }
+
+
+def _registration() -> dict[str, Any]:
+    answered = {
+        "type": "object",
+        "required": ["sounder_id"],
+        "properties": {"sounder_id": {"type": "string"}, "credential": {"type": "string"}},
+        "additionalProperties": False,
+    }
+    return {
+        "summary": "A sounder's metadata; a change of them needs its credential and is kept as a new version",
+        "operationId": "register",
+        "security": [{}, {"credential": []}],
+        "requestBody": {"required": True, "content": {JSON: {"schema": _ref("Sounder")}}},
+        "responses": {
+            "200": _answer("Recorded", answered),
+            "201": _answer("Registered; the credential is shown this once", answered),
+            **_problems({**_WHEN_POSTED, 409: "Registered already, and the credential was not sent"}),
+        },
+    }
+
+
+def _one_or_many(dataset: str) -> dict[str, Any]:
+    many = {"type": "array", "minItems": 1, "maxItems": BATCH_ITEMS, "items": _ref(dataset)}
+    return {"anyOf": [_ref(dataset), many]}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {JSON: {"schema": schema}}}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {PROBLEM_JSON: {"schema": _ref("Problem")}}}
+
+
+def _problems(descriptions: dict[int, str]) -> dict[str, Any]:
+    answers: dict[str, Any] = {str(status): _problem(text) for status, text in sorted(descriptions.items())}
+    for status in ("429", "503"):
+        seconds = {"schema": {"type": "integer"}, "description": "Seconds to wait."}
+        answers[status]["headers"] = {"Retry-After": seconds}
+    return answers
