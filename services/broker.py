@@ -311,8 +311,11 @@ def _parameters(directory: Path, port: int) -> dict[str, Any]:
         if not is_free(port):
             raise BrokerError(f"port {port} is taken: choose another, or 0 for a free one")
         parameters["port"] = port
-    elif not parameters["port"] or not _becomes_free(parameters["port"]):
+    elif not parameters["port"]:
         parameters["port"] = free_port()
+    elif not _becomes_free(parameters["port"]):
+        known, parameters["port"] = parameters["port"], free_port()
+        log.warning("port %d is taken: the broker moves to %d; tell its stations", known, parameters["port"])
     _write_private(path, json.dumps(parameters, indent=1))
     return parameters
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import random
 import socket
 import time
 
@@ -10,6 +12,9 @@ import psutil
 
 START_TOLERANCE_S = 5.0
 """Start times of one process may be read a little apart when the clock is stepped; ids are not reused that fast."""
+
+LISTENING_PORTS = range(20_000, 32_768)
+"""Below what the kernel gives to outgoing connections, which could take the port of a service that is restarting."""
 
 
 def started_s(pid: int) -> float:
@@ -55,10 +60,15 @@ def kill_all(processes: list[psutil.Process]) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback address that nobody listens on now, nor takes by chance before it is listened on.
+
+    Raises:
+        OSError: there is none.
+    """
+    for port in random.SystemRandom().sample(LISTENING_PORTS, 1000):
+        if is_free(port):
+            return port
+    raise OSError(errno.EADDRINUSE, "no port of the loopback address is free")
 
 
 def is_free(port: int) -> bool:

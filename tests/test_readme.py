@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
+
+from services.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_ELSEWHERE = re.compile(r"^(git clone|cd |make test$|make demo DATA=)")
@@ -20,12 +21,6 @@ def commands() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def shell(command: str, environment: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -135,6 +136,19 @@ def test_without_any_installed_it_falls_to_the_embedded_one(
     broker = start_broker(own_home)
     assert broker.kind == "embedded"
     assert "memory only" in broker.durability
+
+
+def test_a_broker_whose_port_was_taken_meanwhile_says_that_it_moves(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(broker_module, "PORT_WAIT_S", 0.1)
+    first = start_broker(own_home, kind="embedded")
+    first.stop()
+    host, _, port = first.address.rpartition(":")
+    with socket.create_server((host, int(port))):
+        second = start_broker(own_home, kind="embedded")
+    assert second.address != first.address
+    assert f"port {port} is taken: the broker moves to" in caplog.text
 
 
 def test_a_taken_port_is_named(tmp_path: Path, broker_of: Callable[[Kind], Broker]) -> None:
