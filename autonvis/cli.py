@@ -123,6 +123,13 @@ def run_validate(settings: Settings, arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def run_rebuild_catalog(settings: Settings, _: argparse.Namespace) -> None:
+    from tasks.catalog_rebuild import rebuild_catalog
+
+    rebuilt = rebuild_catalog(settings=settings)
+    print(f"{rebuilt.n_batches} batches and {rebuilt.n_cycles} cycles recorded; sounders register again")
+
+
 def finish(state: object) -> None:
     """Print how a flow run ended; a failure is a non-zero exit."""
     from prefect.client.schemas.objects import State
@@ -191,6 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
         "file", type=Path, help="file or folder: CSV, Parquet, GIRO text, or .json and .jsonl as sent"
     )
     sub.add_argument("--dataset", choices=("ionograms", "measurements"), default="ionograms")
+    verb("rebuild-catalog", run_rebuild_catalog, "Make a lost catalog again from what landed and the lake.")
     verb("settings", show_settings, "List every setting with its value and meaning.")
     return parser
 

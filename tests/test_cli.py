@@ -18,7 +18,18 @@ from autonvis.system import StartError, choose_port
 from tasks.settings import Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ["demo", "up", "down", "status", "land", "nowcast", "backfill", "replay", "settings"]
+VERBS = [
+    "demo",
+    "up",
+    "down",
+    "status",
+    "land",
+    "nowcast",
+    "backfill",
+    "replay",
+    "rebuild-catalog",
+    "settings",
+]
 
 
 def run(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
