@@ -6,8 +6,10 @@ first, under the batch's id, the catalog row last: killed anywhere, a rerun rewr
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from tasks.contracts import SUBMITTED_DATASETS, load_contract
 from tasks.landing.spool import Record, SegmentError, read_segment
 from tasks.quarantine import Rejected, ReplayResult, known_rows, quarantine_rows
 from tasks.settings import Settings
-from tasks.submissions import DecodeError, Item, decode, with_provenance
+from tasks.submissions import DecodeError, Delivery, read_delivery, with_provenance
 from tasks.validation import BatchRejected, build_frame, find_duplicates, validate_batch
 
 log = logging.getLogger(__name__)
@@ -60,11 +62,12 @@ class LandingReplay:
 
 @dataclass
 class _Submissions:
-    """The decoded items of one dataset within a batch: as sent, as judged, and whence they came."""
+    """The decoded items of one dataset within a batch, as judged, and whence each came."""
 
-    items: list[Item] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
-    origins: list[tuple[int, int, Record]] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)  # of each item's record within the batch
+    positions: list[int] = field(default_factory=list)  # of each item within its record
+    deliveries: dict[int, tuple[Record, Delivery]] = field(default_factory=dict)  # by index of the record
 
 
 def pending_batches(settings: Settings) -> list[Path]:
@@ -88,7 +91,8 @@ def curate_batch(batch_path: Path, *, settings: Settings, now: datetime | None =
         tasks.lake.LakeError: the lake cannot be written; the batch stays pending.
     """
     engine = catalog.open_catalog(settings)
-    with catalog.exclusive(engine, "curation"):  # two at once could both publish the same observation
+    # Two at once could both publish the same observation.
+    with catalog.exclusive(engine, "curation"), _collector_paused():
         return _curate(batch_path, settings, now, engine)
 
 
@@ -137,13 +141,27 @@ def replay_landing(*, settings: Settings, since: datetime | None, until: datetim
     return LandingReplay(len(paths), n_accepted, n_quarantined, n_expired, faults)
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Decoded items are many, live to the end of the batch and form no cycles: looking for cycles among them again and
+    again costs more than decoding them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: Engine) -> CurationResult:
     batch_id = batch_path.stem
     faults: list[str] = []
     records = _read_records(batch_path, faults)
     judged_at = now or max((record.received_at for record in records), default=datetime.now(UTC))
     submissions, rejected = _decode_records(records, batch_id)
-    n_items = sum(len(rows) for rows in rejected.values()) + sum(len(s.items) for s in submissions.values())
+    n_items = sum(len(rows) for rows in rejected.values()) + sum(len(s.values) for s in submissions.values())
     files: list[Path] = []
     n_accepted = n_duplicates = n_conflicts = 0
     for dataset in SUBMITTED_DATASETS:
@@ -209,23 +227,23 @@ def _decode_records(
                 raise DecodeError(
                     f"dataset {record.dataset!r} is unknown; known are {', '.join(SUBMITTED_DATASETS)}"
                 )
-            items = decode(record.payload, record.content_type)
+            delivery = read_delivery(record.payload, record.content_type)
         except DecodeError as error:
             kept = rejected.setdefault(dataset or UNNAMED_DATASET, [])
             kept.append(_rejected(index, None, record, record.payload, "decode", [f"decode: {error}"]))
             continue
         submitted = submissions.setdefault(dataset, _Submissions())
-        for position, item in enumerate(items):
-            fault = item.fault or _identity_fault(item.value, record)
+        submitted.deliveries[index] = record, delivery
+        for position, value in enumerate(delivery.values):
+            fault = delivery.faults.get(position) or _identity_fault(value, record)
             if fault is not None:
-                stage = "decode" if item.fault else "schema"
+                stage = "decode" if position in delivery.faults else "schema"
                 kept = rejected.setdefault(dataset, [])
-                kept.append(_rejected(index, position, record, item.raw(), stage, [fault], item.value))
+                kept.append(_rejected(index, position, record, delivery.raw(position), stage, [fault], value))
                 continue
-            submitted.items.append(item)
             submitted.values.append(
                 with_provenance(
-                    item.value,
+                    value,
                     sounder_id=record.sounder_id,
                     received_at=record.received_at,
                     available_at=record.received_at,
@@ -234,7 +252,8 @@ def _decode_records(
                     batch_id=batch_id,
                 )
             )
-            submitted.origins.append((index, position, record))
+            submitted.indices.append(index)
+            submitted.positions.append(position)
     return submissions, rejected
 
 
@@ -252,10 +271,12 @@ def _judge(
 
     def reject(reasons: dict[int, list[str]], stage: str) -> None:
         for label, texts in reasons.items():
-            item = submitted.items[label]
-            index, position, record = submitted.origins[label]
-            kept = rejected.setdefault(dataset, [])
-            kept.append(_rejected(index, position, record, item.raw(), stage, texts, item.value))
+            index, position = submitted.indices[label], submitted.positions[label]
+            record, delivery = submitted.deliveries[index]
+            raw, value = delivery.raw(position), delivery.values[position]
+            rejected.setdefault(dataset, []).append(
+                _rejected(index, position, record, raw, stage, texts, value)
+            )
 
     if frame.empty:
         return frame, 0, 0
@@ -303,8 +324,10 @@ def _keep_replay_marks(rows: pd.DataFrame, batch_id: str, settings: Settings) ->
 
 
 def _identity_fault(value: Any, record: Record) -> str | None:
-    claimed = value.get("sounder_id") if isinstance(value, dict) else None
-    if claimed is None or record.sounder_id is None or claimed == record.sounder_id:
+    if record.sounder_id is None or not isinstance(value, dict):
+        return None
+    claimed = value.get("sounder_id")
+    if claimed is None or claimed == record.sounder_id:
         return None
     return f"sounder_id_mismatch: the item says {str(claimed)[:80]!r}, it was sent as {record.sounder_id!r}"
 

@@ -83,12 +83,16 @@ def build_frame(dataset: str, items: Sequence[Any]) -> tuple[pd.DataFrame, Reaso
     contract = load_contract(dataset)
     failures: Reasons = {}
     rows = _flat_items(contract, items, failures)
-    unknown = _count_unknown(contract, rows)
+    named: set[str] = set().union(*rows)
+    unknown = _count_unknown(contract, rows) if not named <= set(contract.column_names) else Counter()
     data: dict[str, Any] = {}
     for column in contract.columns:
-        values = [row.get(column.name) for row in rows]
         cast = _CASTS[column.physical_type]
-        data[column.name] = cast(column, values, failures)
+        if column.name in named:
+            data[column.name] = cast(column, [row.get(column.name) for row in rows], failures)
+        else:  # no item names it: one null, repeated
+            null = pd.Series(cast(column, [None], failures))
+            data[column.name] = null.repeat(len(rows)).reset_index(drop=True)
     frame = pd.DataFrame(data, index=pd.RangeIndex(len(rows)))
     if contract.meaning_key:
         missing = frame["observation_id"].isna().to_numpy()
@@ -279,10 +283,13 @@ def _cast_times(column: Column, values: list[Any], failures: Reasons) -> pd.Seri
         value: _micros(value) for value in {v for v in values if isinstance(v, str)}
     }
     micros = np.full(len(values), NOT_A_TIME, dtype=np.int64)
+    outcome: int | str = NOT_A_TIME
+    previous = None  # the items of one record share one time of reception
     for index, value in enumerate(values):
         if value is None or value is pd.NaT:
             continue
-        outcome = parsed[value] if isinstance(value, str) else _micros(value)
+        if value is not previous:
+            previous, outcome = value, parsed[value] if isinstance(value, str) else _micros(value)
         if isinstance(outcome, int):
             micros[index] = outcome
         else:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tasks import catalog, curation, lake
+from tasks import catalog, curation, lake, submissions
 from tasks.curation import CurationResult, curate_batch, pending_batches, replay_quarantine
 from tasks.landing.spool import Record, SpoolWriter, hand_off
 from tasks.settings import Settings
@@ -149,6 +149,36 @@ def test_simulated_is_the_only_word_on_its_source_that_a_sender_has(settings: Se
     curate_batch(batch, settings=settings, now=RECEIVED + timedelta(days=1))
     rows = lake.read("ionograms", settings=settings).sort_values("observed_at")
     assert list(rows["source"]) == ["simulated", "mqtt", "mqtt"]
+
+
+def test_nothing_a_sender_writes_into_the_landings_columns_matters(settings: Settings) -> None:
+    lying = item(0, received_at=17, available_at="?", source=[], licence={}, batch_id=17)
+    result = curate_batch(land(settings, [record(lying)]), settings=settings)
+    assert (result.n_accepted, result.n_quarantined) == (1, 0)
+
+
+def test_the_general_way_of_decoding_publishes_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [
+        record([item(0), item(15, longitude_deg=288.5), item(30, fof2_mhz=99), item(0, fof2_mhz=4)]),
+        record(item(45, sounder_id=...), sounder_id="RO041"),
+        record(item(60), sounder_id="AT138"),
+        record(item(75, source="simulated", note="x"), licence=None),
+        record(b'{"sounder_id": "RO041", "sounder_id": "AT138"}'),
+        record([item(90, fof2_mhz=float("nan")), item(90, qualifier="\u00e9"), 5]),
+    ]
+
+    def run(home: Path) -> dict[str, str]:
+        settings = Settings(home=home)
+        result = curate_batch(land(settings, records), settings=settings)
+        assert result.n_accepted > 0
+        assert result.n_quarantined > 0
+        return published(settings)
+
+    fast = run(tmp_path / "fast")
+    monkeypatch.setattr(submissions, "_plain_delivery", lambda _: None)
+    assert run(tmp_path / "general") == fast
 
 
 def test_pulled_text_and_indices_reach_their_datasets(settings: Settings) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tasks import submissions
 from tasks.submissions import DecodeError, decode
 
 JSON_VALUES = st.recursive(
@@ -112,3 +114,55 @@ def test_no_bytes_whatever_raise_anything_else(payload: bytes) -> None:
             decode(payload, content_type)
         except DecodeError:
             continue
+
+
+PLAIN_TEXTS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7F), max_size=6)
+NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.integers().map(str),
+    st.integers(-(2**80), 2**80).map(str),
+    st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][-+]?[0-9]{1,3})?", fullmatch=True),
+    st.sampled_from(["-0", "-0.0", "1e400", "1e-400", "NaN", "Infinity", "9" * 5000, "01", "1."]),
+)
+ATOMS = (
+    NUMBERS
+    | PLAIN_TEXTS.map(json.dumps)
+    | st.sampled_from(["true", "false", "null", "{}", "[1]", '"\u00e9"'])
+)
+NAMES = st.sampled_from(["a", "b", "fof2_mhz", "", "x:y"]).map(json.dumps) | st.text(max_size=3).map(
+    json.dumps
+)
+OBJECTS = st.lists(st.tuples(NAMES, ATOMS), max_size=5).map(
+    lambda pairs: "{" + ", ".join(f"{name}: {value}" for name, value in pairs) + "}"
+)
+DOCUMENTS = OBJECTS | st.lists(OBJECTS, max_size=4).map(lambda items: f"[{' , '.join(items)}]\n") | ATOMS
+
+
+def outcome(payload: bytes) -> Any:
+    try:
+        items = decode(payload)
+    except DecodeError as error:
+        return str(error)
+    return [(repr(item.value), item.fault, item.raw()) for item in items]
+
+
+@hypothesis_settings(max_examples=1_000)
+@given(text=DOCUMENTS, cut=st.integers(0, 3), junk=st.binary(max_size=3), at=st.integers(0, 60))
+def test_the_fast_way_of_reading_flat_items_says_what_the_general_one_says(
+    text: str, cut: int, junk: bytes, at: int
+) -> None:
+    whole = text.encode()
+    for payload in (whole, whole[: len(whole) - cut], whole[:at] + junk + whole[at + cut :]):
+        fast = outcome(payload)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(submissions, "_plain_delivery", lambda _: None)
+            assert fast == outcome(payload)
+
+
+def test_flat_items_in_plain_text_do_take_the_fast_way() -> None:
+    payload = json.dumps([{"sounder_id": "RO041", "fof2_mhz": 4.1, "qualifier": None, "n": 3}] * 3).encode()
+    fast = submissions._plain_delivery(payload)
+    assert fast is not None
+    assert fast.values == json.loads(payload)
+    assert submissions._plain_delivery(b'{"a": 1, "a": 1}') is None
+    assert submissions._plain_delivery(b'[{"a": "b"}, {"a": ":", "b": 1, "a": ","}]') is None

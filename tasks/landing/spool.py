@@ -29,10 +29,9 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -56,8 +55,7 @@ class SegmentError(ValueError):
     """A sealed segment does not read back as it was written; the message names file and offset."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One delivery exactly as it came in.
 
     `dataset` and `sounder_id` are what the channel itself says (topic, path, source), not what the payload claims;
@@ -74,19 +72,36 @@ class Record:
     licence: str | None = None
 
 
+class _Header(msgspec.Struct, gc=False):
+    """What a record says of its payload, in the order it is written."""
+
+    channel: str
+    dataset: str | None
+    sounder_id: str | None
+    received_at: str
+    content_type: str
+    source: str
+    licence: str | None
+
+
+_HEADER_DECODER = msgspec.json.Decoder(_Header)
+_HEADER_ENCODER = msgspec.json.Encoder()
+
+
 def _encode(record: Record) -> bytes:
-    if record.received_at.tzinfo is None:
-        raise ValueError(f"received_at must be aware, got {record.received_at!r}")
-    header = msgspec.json.encode(
-        {
-            "channel": record.channel,
-            "dataset": record.dataset,
-            "sounder_id": record.sounder_id,
-            "received_at": record.received_at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "content_type": record.content_type,
-            "source": record.source,
-            "licence": record.licence,
-        }
+    received_at = record.received_at
+    if received_at.tzinfo is None:
+        raise ValueError(f"received_at must be aware, got {received_at!r}")
+    header = _HEADER_ENCODER.encode(
+        _Header(
+            record.channel,
+            record.dataset,
+            record.sounder_id,
+            received_at.astimezone(UTC).isoformat(timespec="microseconds"),
+            record.content_type,
+            record.source,
+            record.licence,
+        )
     )
     lengths = _LENGTHS.pack(len(header), len(record.payload))
     crc = zlib.crc32(record.payload, zlib.crc32(header, zlib.crc32(lengths)))
@@ -94,9 +109,17 @@ def _encode(record: Record) -> bytes:
 
 
 def _decode(header: bytes, payload: bytes) -> Record:
-    fields: dict[str, Any] = msgspec.json.decode(header)
-    fields["received_at"] = datetime.fromisoformat(fields["received_at"])
-    return Record(payload=payload, **fields)
+    said = _HEADER_DECODER.decode(header)
+    return Record(
+        channel=cast(Channel, said.channel),
+        dataset=said.dataset,
+        sounder_id=said.sounder_id,
+        received_at=datetime.fromisoformat(said.received_at),
+        content_type=said.content_type,
+        payload=payload,
+        source=said.source,
+        licence=said.licence,
+    )
 
 
 class SpoolWriter:
@@ -349,8 +372,14 @@ def _scan(file: Any, path: Path) -> Iterator[tuple[int, Record]]:
             if end <= n_bytes:
                 header, payload = file.read(n_header), file.read(n_payload)
                 if zlib.crc32(payload, zlib.crc32(header, zlib.crc32(prefix[: _LENGTHS.size]))) == crc:
+                    try:
+                        record = _decode(header, payload)
+                    except (msgspec.MsgspecError, ValueError) as error:
+                        raise SegmentError(
+                            f"segment {path} is damaged at byte {offset}: its header cannot be read: {error}"
+                        ) from error
                     offset = end
-                    yield offset, _decode(header, payload)
+                    yield offset, record
                     continue
                 reason = "its checksum does not match"
                 file.seek(end)

@@ -6,10 +6,12 @@ import errno
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import textwrap
+import zlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -243,3 +245,13 @@ def test_collect_takes_every_channel_and_open_leftovers(tmp_path: Path) -> None:
 def test_naive_time_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="received_at must be aware"):
         SpoolWriter(tmp_path).append_many([record(b"", received_at=datetime(2031, 1, 1))])  # noqa: DTZ001
+
+
+def test_a_header_that_is_none_is_damage_even_if_its_checksum_holds(tmp_path: Path) -> None:
+    path = tmp_path / "x.seg"
+    for header in (b"{", b"[]", b"\xff", b'{"channel": "mqtt"}'):
+        lengths = struct.pack("<II", len(header), 0)
+        crc = zlib.crc32(header, zlib.crc32(lengths))
+        path.write_bytes(lengths + crc.to_bytes(4, "little") + header)
+        with pytest.raises(SegmentError, match="damaged at byte 0: its header cannot be read"):
+            list(read_segment(path))
