@@ -7,7 +7,8 @@
     GET  /schema                   the JSON Schema of one item, per dataset
     GET  /openapi.json             all of this, in full
 
-Bodies may be gzipped. With `?dry_run=true` items are judged and not stored.
+Bodies may be gzipped. With `?dry_run=true` items are judged and not stored. A
+request repeated with its `Idempotency-Key` gets its first answer again and lands once.
 
 An answer 202 means that the request's bytes are on disk. It carries a receipt per item: what the check at the door
 says of it. A rejected item has landed too, for the quarantine. Everything else is an error of RFC 9457
@@ -56,6 +57,7 @@ from tasks.landing.door import (
     split,
 )
 from tasks.landing.group_commit import GroupCommit
+from tasks.landing.idempotency import KEY_CHARACTERS, Answers, digest
 from tasks.landing.receipts import DATASETS
 from tasks.landing.spool import Record
 from tasks.settings import Settings, SettingsError, load_settings
@@ -96,6 +98,7 @@ class _Gateway:
         self.commit = commit
         self.door = Door(settings, commit)
         self.lines = lines
+        self.answers = Answers()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -145,15 +148,38 @@ class _Gateway:
         source: str,
         licence: str | None,
     ) -> Response:
-        await self.door.refresh()
-        self.door.admit(items, sounder_id)
         now = datetime.now(UTC)
         if _is_dry_run(request):
+            await self.door.refresh()
+            self.door.admit(items, sounder_id)
             return _answer(200, {"receipts": await self.door.judge(items, sounder_id, now)})
         records = [
             Record("http", dataset, sounder_id, now, "application/json", payload, source, licence)
             for dataset, payload in payloads
         ]
+        key = _idempotency_key(request, sounder_id)
+        if key is None:
+            return await self._store(records, items, sounder_id, now)
+        kept = self.answers.begin(key, digest(records))
+        if kept is not None:
+            return Response(kept, 202, {"Idempotent-Replayed": "true"}, media_type="application/json")
+        try:
+            answer = await self._store(records, items, sounder_id, now)
+        except BaseException:
+            self.answers.forget(key)
+            raise
+        self.answers.keep(key, bytes(answer.body))
+        return answer
+
+    async def _store(
+        self,
+        records: list[Record],
+        items: list[tuple[str | None, Any]],
+        sounder_id: str | None,
+        now: datetime,
+    ) -> Response:
+        await self.door.refresh()
+        self.door.admit(items, sounder_id)
         durable = self.door.submit(records)
         receipts = await self.door.judge(items, sounder_id, now)
         await self.door.stored(durable)
@@ -222,6 +248,16 @@ def _is_dry_run(request: Request) -> bool:
     if said not in ("true", "false"):
         raise Problem(400, "Bad query", f"dry_run must be true or false, got {said[:80]!r}")
     return said == "true"
+
+
+def _idempotency_key(request: Request, sounder_id: str | None) -> tuple[str, ...] | None:
+    """The request's key within its path and sender: others' keys never meet it."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= KEY_CHARACTERS:
+        raise Problem(400, "Bad key", f"Idempotency-Key must have 1 to {KEY_CHARACTERS} characters")
+    return sounder_id or "", request.url.path, key
 
 
 async def _read_body(request: Request, held: Holding) -> bytes:

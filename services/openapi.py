@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.contracts import submission_schema
 from tasks.landing.door import BATCH_ITEMS
+from tasks.landing.idempotency import KEY_CHARACTERS
 from tasks.landing.receipts import DATASETS, REASONS
 
 JSON = "application/json"
@@ -165,13 +166,30 @@ def _landing(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
                 "in": "query",
                 "description": "Judge the items and store nothing: the answer is 200.",
                 "schema": {"type": "boolean", "default": False},
-            }
+            },
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "A request repeated with its key, within a day, gets its first answer and lands once.",
+                "schema": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": KEY_CHARACTERS,
+                    "pattern": "^[!-~]+$",
+                },
+            },
         ],
         "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
         "responses": {
             "200": _answer("Judged and not stored (dry_run)", _ref("Receipts")),
             "202": _answer("On disk", _ref("Receipts")),
-            **_problems(_WHEN_POSTED),
+            **_problems(
+                {
+                    **_WHEN_POSTED,
+                    409: "The first request with this Idempotency-Key is under way",
+                    422: "The Idempotency-Key was used for another request",
+                }
+            ),
         },
     }
 
