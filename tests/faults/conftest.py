@@ -109,12 +109,12 @@ def kill_after(process: BaseProcess, delay_s: float) -> bool:
 def start_gateway(trial: Trial, start_victim: Callable[..., BaseProcess]) -> Callable[..., GatewayProcess]:
     """Starts the gateway, on the port it had or a free one, with a fault of `tests.faults.victims` built in."""
 
-    def start(*, port: int = 0, fault: str | None = None) -> GatewayProcess:
+    def start(*, port: int = 0, fault: str | None = None, **changes: Any) -> GatewayProcess:
         if not port:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
-        settings = trial.settings.model_copy(update={"gateway_port": port, "tcp_port": 0})
+        settings = trial.settings.model_copy(update={"gateway_port": port, "tcp_port": 0, **changes})
         return GatewayProcess(start_victim(victims.serve, settings, fault, trial.chance.random()), port)
 
     return start

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from services import gateway
+from services import gateway, http_limits
 from tasks.landing.mqtt import BrokerUnavailable, drain
 from tasks.settings import Settings
 from tests.faults.ledger import land_everything
@@ -38,6 +38,7 @@ def serve(settings: Settings, fault: str | None, seed: float) -> None:
     """The gateway."""
     if fault is not None:
         FAULTS[fault](random.Random(seed))
+    gateway._allow_connections(settings.max_connections)
     gateway.serve(settings, lambda *_: None)
 
 
@@ -81,4 +82,9 @@ def step_clock(chance: random.Random) -> None:
     gateway.datetime = SteppedClock  # type: ignore[misc]
 
 
-FAULTS = {"fsync": fail_syncs, "clock": step_clock}
+def lose_patience(_: random.Random) -> None:
+    """Slow headers are cut after three seconds, so that a test need not wait for the real limit."""
+    http_limits.HEADER_TIMEOUT_S = 3.0
+
+
+FAULTS = {"fsync": fail_syncs, "clock": step_clock, "impatience": lose_patience}
