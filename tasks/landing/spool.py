@@ -346,7 +346,14 @@ def collect(spool_root: Path, lake_root: Path) -> list[Path]:
     batches = []
     for directory in sorted(folder for folder in spool_root.glob("*") if folder.is_dir()):
         recover(directory)
-        batches += [hand_off(path, lake_root) for path in sealed_segments(directory)]
+        try:
+            batches += [hand_off(path, lake_root) for path in sealed_segments(directory)]
+        except OSError as error:
+            raise SpoolError(
+                error.errno,
+                f"cannot hand {directory} over to {lake_root}: {error.strerror}; what arrived stays in the spool: free "
+                "space or mend the folder (AUTONVIS_LAKE), then run again",
+            ) from error
     return sorted(batches, key=lambda path: path.name)
 
 

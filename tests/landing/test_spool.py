@@ -255,3 +255,20 @@ def test_a_header_that_is_none_is_damage_even_if_its_checksum_holds(tmp_path: Pa
         path.write_bytes(lengths + crc.to_bytes(4, "little") + header)
         with pytest.raises(SegmentError, match="damaged at byte 0: its header cannot be read"):
             list(read_segment(path))
+
+
+def test_a_lake_that_takes_nothing_is_named_and_the_spool_keeps_what_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = spool.SpoolWriter(tmp_path / "spool" / "http")
+    writer.append_many([record(b"{}")])
+    sealed = writer.seal()
+
+    def refuse(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool, "hand_off", refuse)
+    with pytest.raises(spool.SpoolError, match=r"No space left on device; what arrived stays in the spool"):
+        spool.collect(tmp_path / "spool", tmp_path / "lake")
+    assert sealed is not None
+    assert sealed.exists()
