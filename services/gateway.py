@@ -28,6 +28,7 @@ import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -148,23 +149,23 @@ class _Gateway:
         source: str,
         licence: str | None,
     ) -> Response:
-        now = datetime.now(UTC)
+        now, sent_at = datetime.now(UTC), _sent_at(request)
         if _is_dry_run(request):
             await self.door.refresh()
             self.door.admit(items, sounder_id)
-            return _answer(200, {"receipts": await self.door.judge(items, sounder_id, now)})
+            return _answer(200, {"receipts": await self.door.judge(items, sounder_id, now, sent_at)})
         records = [
             Record("http", dataset, sounder_id, now, "application/json", payload, source, licence)
             for dataset, payload in payloads
         ]
         key = _idempotency_key(request, sounder_id)
         if key is None:
-            return await self._store(records, items, sounder_id, now)
+            return await self._store(records, items, sounder_id, now, sent_at)
         kept = self.answers.begin(key, digest(records))
         if kept is not None:
             return Response(kept, 202, {"Idempotent-Replayed": "true"}, media_type="application/json")
         try:
-            answer = await self._store(records, items, sounder_id, now)
+            answer = await self._store(records, items, sounder_id, now, sent_at)
         except BaseException:
             self.answers.forget(key)
             raise
@@ -177,11 +178,12 @@ class _Gateway:
         items: list[tuple[str | None, Any]],
         sounder_id: str | None,
         now: datetime,
+        sent_at: datetime | None,
     ) -> Response:
         await self.door.refresh()
         self.door.admit(items, sounder_id)
         durable = self.door.submit(records)
-        receipts = await self.door.judge(items, sounder_id, now)
+        receipts = await self.door.judge(items, sounder_id, now, sent_at)
         await self.door.stored(durable)
         return _answer(202, {"receipts": receipts})
 
@@ -248,6 +250,15 @@ def _is_dry_run(request: Request) -> bool:
     if said not in ("true", "false"):
         raise Problem(400, "Bad query", f"dry_run must be true or false, got {said[:80]!r}")
     return said == "true"
+
+
+def _sent_at(request: Request) -> datetime | None:
+    """The sender's time by its Date header; None without one, or where it is not of RFC 9110."""
+    try:
+        said = parsedate_to_datetime(request.headers.get("date", ""))
+    except (ValueError, OverflowError):
+        return None
+    return said if said.tzinfo is not None else None
 
 
 def _idempotency_key(request: Request, sounder_id: str | None) -> tuple[str, ...] | None:

@@ -121,10 +121,28 @@ def _schemas() -> dict[str, Any]:
         },
         "Receipt": {
             "type": "object",
-            "required": ["observation_id", "status", "reasons", "server_time"],
+            "required": [
+                "observation_id",
+                "status",
+                "codes",
+                "reasons",
+                "warnings",
+                "server_time",
+                "clock_offset_s",
+            ],
             "properties": {
                 "observation_id": {"type": ["string", "null"]},
-                "status": {"enum": ["accepted", "rejected"]},
+                "status": {"enum": ["accepted", "accepted_with_warnings", "rejected"]},
+                "codes": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "Per reason the field and the rule it breaks, e.g. fof2_mhz_range.",
+                },
+                "warnings": {"type": "array", "items": {"type": "string"}},
+                "clock_offset_s": {
+                    "type": ["number", "null"],
+                    "description": "Our clock minus the sender's, where the request has a Date header (whole seconds).",
+                },
                 "reasons": {
                     "type": "array",
                     "maxItems": REASONS,

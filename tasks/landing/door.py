@@ -226,16 +226,29 @@ class Door:
         return owner
 
     async def judge(
-        self, items: Sequence[tuple[str | None, Any]], sounder_id: str | None, now: datetime
+        self,
+        items: Sequence[tuple[str | None, Any]],
+        sounder_id: str | None,
+        now: datetime,
+        sent_at: datetime | None = None,
     ) -> list[dict[str, Any]]:
-        """A receipt per (dataset, item); `sounder_id` is the credential's owner, None without a credential."""
+        """A receipt per (dataset, item); `sounder_id` is the credential's owner, None without a credential.
+
+        `sent_at` is the sender's own time of sending, where it says it.
+        """
 
         def receipts() -> list[dict[str, Any]]:
             max_future_at = now + timedelta(seconds=self.settings.max_future_s)
+            clock_offset_s = None if sent_at is None else round((now - sent_at).total_seconds(), 3)
             server_time = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
             return [
                 receipt(
-                    dataset, item, sounder_id=sounder_id, server_time=server_time, max_future_at=max_future_at
+                    dataset,
+                    item,
+                    sounder_id=sounder_id,
+                    server_time=server_time,
+                    max_future_at=max_future_at,
+                    clock_offset_s=clock_offset_s,
                 )
                 for dataset, item in items
             ]

@@ -22,51 +22,86 @@ DATASETS = ("ionograms", "measurements")
 REASONS = 10
 """Reasons at most per receipt: a sender mends the first ones first."""
 REASON_CHARACTERS = 300
+CLOCK_WARNING_S = 10.0
+"""A sender's clock that is off by more is named in its receipts."""
+CODES = {
+    "minimum": "range", "maximum": "range", "required": "required", "type": "type", "pattern": "format",
+    "enum": "value",
+}  # fmt: skip
+"""What a rule of the schema is called in a reason code, after the name of the field: `fof2_mhz_range`."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def receipt(
-    dataset: str | None, item: Any, *, sounder_id: str | None, server_time: str, max_future_at: datetime
+    dataset: str | None,
+    item: Any,
+    *,
+    sounder_id: str | None,
+    server_time: str,
+    max_future_at: datetime,
+    clock_offset_s: float | None = None,
 ) -> dict[str, Any]:
-    """The receipt of one item: observation_id (or None), status, reasons, server_time.
+    """The receipt of one item: observation_id (or None), status, codes, reasons, warnings, server_time, clock_offset_s.
 
     Args:
         dataset: the dataset the item is sent to; None or an unknown name rejects it.
         item: as decoded from JSON.
         sounder_id: who sent it, when that is known for sure; an item that names another is rejected.
         max_future_at: an observation later than this is rejected.
+        clock_offset_s: our clock minus the sender's, where the sender has said its time.
     """
-    reasons: list[str]
+    faults: list[tuple[str, str]]
+    warnings: list[str] = []
     observation_id = None
     if dataset not in DATASETS:
-        reasons = [f"dataset: {_shown(dataset)} is unknown; known are {', '.join(DATASETS)}"]
+        text = f"dataset: {_shown(dataset)} is unknown; known are {', '.join(DATASETS)}"
+        faults = [("dataset_unknown", text)]
     else:
         if sounder_id is not None and isinstance(item, dict) and item.get("sounder_id") is None:
             item = {**item, "sounder_id": sounder_id}  # as curation will
         try:
-            reasons = _schema_faults(dataset, item)
+            faults = _schema_faults(dataset, item)
             if isinstance(item, Mapping):
                 observation_id, observed_at = identity(dataset, item, sounder_id)
                 if observed_at is not None and observed_at > max_future_at:
-                    reasons.append(f"observed_at: {_shown(item.get('observed_at'))} is in the future")
+                    text = f"observed_at: {_shown(item.get('observed_at'))} is in the future"
+                    faults.append(("observed_at_future", text))
+                warnings = [
+                    f"{name[:64]}: the contract does not know it; it stays in the raw bytes only"
+                    for name in item.keys() - _known_fields(dataset)
+                ]
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            reasons = [f"item: it cannot be read ({error})"]
+            faults = [("item_unreadable", f"item: it cannot be read ({error})")]
         if isinstance(item, Mapping) and sounder_id is not None:
             claimed = item.get("sounder_id")
             if claimed is not None and claimed != sounder_id:
-                reasons.append(
-                    f"sounder_id: the item says {_shown(claimed)}, the credential is {sounder_id!r}'s"
-                )
+                text = f"sounder_id: the item says {_shown(claimed)}, the credential is {sounder_id!r}'s"
+                faults.append(("sounder_id_mismatch", text))
+    if clock_offset_s is not None and abs(clock_offset_s) > CLOCK_WARNING_S:
+        side = "behind" if clock_offset_s > 0 else "ahead of"
+        warnings.insert(0, f"clock: the sender's is {abs(clock_offset_s):.0f} s {side} ours")
+    status = "rejected" if faults else "accepted_with_warnings" if warnings else "accepted"
     return {
         "observation_id": observation_id,
-        "status": "rejected" if reasons else "accepted",
-        "reasons": [
-            reason[:REASON_CHARACTERS].encode(errors="replace").decode() for reason in reasons[:REASONS]
-        ],
+        "status": status,
+        "codes": [code for code, _ in faults[:REASONS]],
+        "reasons": [_text(reason) for _, reason in faults[:REASONS]],
+        "warnings": [_text(warning) for warning in sorted(warnings)[:REASONS]],
         "server_time": server_time,
+        "clock_offset_s": clock_offset_s,
     }
+
+
+def _text(said: str) -> str:
+    return said[:REASON_CHARACTERS].encode(errors="replace").decode()
+
+
+@lru_cache(maxsize=8)
+def _known_fields(dataset: str) -> frozenset[str]:
+    own = {"dataset", "source"}  # said to the door, and curation's question whether it is simulated
+    return frozenset(submission_schema(dataset)["properties"]) | own
 
 
 def identity(
@@ -117,22 +152,26 @@ def _validator(dataset: str) -> jsonschema_rs.Validator:
     return jsonschema_rs.validator_for(submission_schema(dataset))
 
 
-def _schema_faults(dataset: str, item: Any) -> list[str]:
+def _schema_faults(dataset: str, item: Any) -> list[tuple[str, str]]:
+    """Code and sentence of each rule that the item breaks."""
     validator = _validator(dataset)
     if validator.is_valid(item):
         return []
     faults = []
     for error in validator.iter_errors(item):
         path: Sequence[Any] = list(error.instance_path)
+        name = ".".join(map(str, path))
         value = _at(item, path)
+        code = CODES.get(error.kind.name, "schema")
         if isinstance(value, float) and not math.isfinite(value):
-            message = f"{value} is not a number; a missing value is null"
+            code, message = "finite", f"{value} is not a number; a missing value is null"
         else:
             message = error.message
-        faults.append(f"{'.'.join(map(str, path)) or 'item'}: {message}")
+        field = getattr(error.kind, "property", name) if code == "required" else name
+        faults.append((f"{field or 'item'}_{code}"[:100], f"{name or 'item'}: {message}"))
         if len(faults) == REASONS:
             break
-    return faults or ["item: it does not follow the schema"]
+    return faults or [("item_schema", "item: it does not follow the schema")]
 
 
 def _at(item: Any, path: Sequence[Any]) -> Any:

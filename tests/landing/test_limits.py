@@ -6,7 +6,8 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -236,5 +237,19 @@ def test_memory_is_bounded(start: Callable[..., Server], monkeypatch: pytest.Mon
     other = Lines(server)
     for _ in range(5):
         other.send({**IONOGRAM, "padding": "x" * 30_000})
-        assert other.statuses(1) == [["accepted"]]
+        assert other.statuses(1) == [["accepted_with_warnings"]]
     other.close()
+
+
+def test_the_date_of_a_request_gives_the_clock_offset(start: Callable[..., Server]) -> None:
+    server = start()
+    minute_ago = format_datetime(datetime.now(UTC) - timedelta(minutes=1), usegmt=True)
+    answers = [
+        httpx.post(f"{server.url}/ionogram", json=IONOGRAM, headers=headers).json()["receipts"][0]
+        for headers in ({"date": minute_ago}, {"date": "yesterday"}, {})
+    ]
+    assert 59 < answers[0]["clock_offset_s"] < 80
+    assert answers[0]["status"] == "accepted_with_warnings"
+    assert [(answer["clock_offset_s"], answer["status"]) for answer in answers[1:]] == [
+        (None, "accepted")
+    ] * 2

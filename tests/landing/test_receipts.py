@@ -112,5 +112,41 @@ json_values = st.recursive(
 def test_any_value_gets_a_receipt(dataset: str, name: str, value: Any) -> None:
     for item in (value, {**IONOGRAM, name: value}, {**MEASUREMENT, name: value}):
         answer = judged(dataset, item)
-        assert answer["status"] in ("accepted", "rejected")
+        assert answer["status"] in ("accepted", "accepted_with_warnings", "rejected")
         assert (answer["status"] == "accepted") == (answer["reasons"] == [])
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"fof2_mhz": 99}, "fof2_mhz_range"),
+        ({"fof2_mhz": math.nan}, "fof2_mhz_finite"),
+        ({"fof2_mhz": "5"}, "fof2_mhz_type"),
+        ({"sounder_id": "/"}, "sounder_id_format"),
+        ({"observed_at": "2031-01-02T13:00:00Z"}, "observed_at_future"),
+    ],
+)
+def test_each_reason_has_its_code(change: dict[str, Any], code: str) -> None:
+    answer = judged("ionograms", {**IONOGRAM, **change})
+    assert code in answer["codes"]
+    assert len(answer["codes"]) == len(answer["reasons"])
+    without = {name: value for name, value in IONOGRAM.items() if name != "latitude_deg"}
+    assert judged("ionograms", without)["codes"] == ["latitude_deg_required"]
+    assert judged("ionograms", IONOGRAM, "OTHER")["codes"] == ["sounder_id_mismatch"]
+    assert judged(None, IONOGRAM)["codes"] == ["dataset_unknown"]
+
+
+def test_unknown_fields_and_a_wrong_clock_are_warnings() -> None:
+    answer = judged("ionograms", {**IONOGRAM, "foF2": 5.5, "dataset": "ionograms", "source": "simulated"})
+    assert answer["status"] == "accepted_with_warnings"
+    assert answer["warnings"] == ["foF2: the contract does not know it; it stays in the raw bytes only"]
+    for offset_s, n_warnings in ((-9.0, 0), (61.0, 1), (-61.0, 1)):
+        answer = receipt(
+            "ionograms",
+            IONOGRAM,
+            sounder_id=None,
+            server_time="now",
+            max_future_at=NOW,
+            clock_offset_s=offset_s,
+        )
+        assert (len(answer["warnings"]), answer["clock_offset_s"]) == (n_warnings, offset_s)
