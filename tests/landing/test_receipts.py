@@ -113,7 +113,8 @@ def test_any_value_gets_a_receipt(dataset: str, name: str, value: Any) -> None:
     for item in (value, {**IONOGRAM, name: value}, {**MEASUREMENT, name: value}):
         answer = judged(dataset, item)
         assert answer["status"] in ("accepted", "accepted_with_warnings", "rejected")
-        assert (answer["status"] == "accepted") == (answer["reasons"] == [])
+        assert (answer["status"] == "rejected") == (answer["reasons"] != [])
+        assert (answer["status"] == "accepted") == (answer["reasons"] == answer["warnings"] == [])
 
 
 @pytest.mark.parametrize(
