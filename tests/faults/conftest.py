@@ -7,7 +7,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from services.broker import NotInstalled, start_broker, stop_broker
+from services.processes import free_port
 from tasks import catalog
 from tasks.landing.mqtt import create_session
 from tasks.settings import Settings
@@ -110,10 +110,7 @@ def start_gateway(trial: Trial, start_victim: Callable[..., BaseProcess]) -> Cal
     """Starts the gateway, on the port it had or a free one, with a fault of `tests.faults.victims` built in."""
 
     def start(*, port: int = 0, fault: str | None = None, **changes: Any) -> GatewayProcess:
-        if not port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
+        port = port or free_port()
         settings = trial.settings.model_copy(update={"gateway_port": port, "tcp_port": 0, **changes})
         return GatewayProcess(start_victim(victims.serve, settings, fault, trial.chance.random()), port)
 

@@ -48,7 +48,7 @@ def fill(home: Path) -> Path:
 def test_a_full_disk_refuses_and_nothing_acknowledged_is_missing(
     trial: Trial, small_disk: Path, start_gateway: Callable[..., GatewayProcess]
 ) -> None:
-    gateway = start_gateway()
+    gateway = start_gateway(min_free_disk_mb=0)  # the disk itself is to refuse, not the limit above it
     runs = trial.runs(2, 20)
     with sending(trial.ledger, gateway.url) as stations:
         for _ in runs:
