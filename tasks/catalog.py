@@ -171,7 +171,7 @@ class PulledResource(Base):
     address: Mapped[str] = mapped_column(Text, primary_key=True)
     etag: Mapped[str | None] = mapped_column(Text)
     last_modified: Mapped[str | None] = mapped_column(Text)
-    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))
     is_landed: Mapped[bool] = mapped_column(Boolean)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
@@ -387,15 +387,6 @@ def put_resource(engine: Engine, resource: PulledResource) -> None:
     """Remember a pulled document; to be called once what it held is on disk."""
     with Session(engine) as session, session.begin():
         session.merge(resource)
-
-
-def has_landed(engine: Engine, root: str, sha256: str) -> bool:
-    """Whether a resource whose address begins with `root` has landed with these bytes."""
-    query = select(PulledResource.address).where(
-        PulledResource.sha256 == sha256, PulledResource.is_landed.is_(True)
-    )
-    with Session(engine.execution_options(is_reading=True)) as session:
-        return any(address.startswith(root) for address in session.scalars(query))
 
 
 def get_failing_host(engine: Engine, host: str) -> FailingHost | None:

@@ -7,6 +7,7 @@ first, under the batch's id, the catalog row last: killed anywhere, a rerun rewr
 from __future__ import annotations
 
 import gc
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -163,13 +164,15 @@ def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: 
     submissions, rejected = _decode_records(records, batch_id)
     n_items = sum(len(rows) for rows in rejected.values()) + sum(len(s.values) for s in submissions.values())
     files: list[Path] = []
+    origins = sorted({record.origin for record in records if record.origin is not None})
+    metadata = {"origins": json.dumps(origins)} if origins else None
     n_accepted = n_duplicates = n_conflicts = 0
     for dataset in SUBMITTED_DATASETS:
         submitted = submissions.get(dataset, _Submissions())
         accepted, repeated, conflicts = _judge(
             dataset, submitted, batch_id, judged_at, settings, rejected, faults
         )
-        published = lake.publish(dataset, accepted, batch_id, settings=settings)
+        published = lake.publish(dataset, accepted, batch_id, settings=settings, metadata=metadata)
         lake.withdraw(dataset, batch_id, settings=settings, keep=published)
         files += published
         n_accepted += len(accepted)
@@ -230,7 +233,8 @@ def _decode_records(
             delivery = read_delivery(record.payload, record.content_type)
         except DecodeError as error:
             kept = rejected.setdefault(dataset or UNNAMED_DATASET, [])
-            kept.append(_rejected(index, None, record, record.payload, "decode", [f"decode: {error}"]))
+            reason = f"decode: {error}" + (f" (from {record.origin})" if record.origin else "")
+            kept.append(_rejected(index, None, record, record.payload, "decode", [reason]))
             continue
         submitted = submissions.setdefault(dataset, _Submissions())
         submitted.deliveries[index] = record, delivery

@@ -100,6 +100,22 @@ def read_frame(
     return _in_contract_order(pd.concat(frames, ignore_index=True), dataset)
 
 
+def read_payload(payload: bytes, *, kind: str, dataset: str) -> list[dict[str, Any]]:
+    """Submission items of a contract file held in memory; `kind` is csv or parquet.
+
+    Raises:
+        ObservationFileError: the file cannot be used as a whole.
+    """
+    path = Path(f"{dataset}.{kind}")  # for the messages
+    if not payload.strip():
+        raise ObservationFileError(f"{path} is empty: give a file with observations")
+    if kind == "parquet":
+        frame = _read_parquet(path, dataset, pa.BufferReader(payload))
+    else:
+        frame = _read_csv(path, _decode_text(path, payload), dataset)
+    return _as_json(_in_contract_order(frame, dataset))
+
+
 def _as_json(frame: pd.DataFrame) -> list[dict[str, Any]]:
     columns: dict[str, list[Any]] = {}
     for name in frame.columns:
@@ -164,9 +180,9 @@ def _read_csv(path: Path, text: str, dataset: str) -> pd.DataFrame:
     return _as_items(path, table, dataset, lambda row: f"line {lines[row]}", unreadable)
 
 
-def _read_parquet(path: Path, dataset: str) -> pd.DataFrame:
+def _read_parquet(path: Path, dataset: str, content: pa.BufferReader | None = None) -> pd.DataFrame:
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path if content is None else content).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise ObservationFileError(
             f"{path} is not a whole Parquet file ({error}): fetch or write it again"
@@ -426,6 +442,10 @@ def _read_text(path: Path) -> str:
             raise ObservationFileError(
                 f"{path} is truncated or damaged gzip ({error}): fetch it again"
             ) from error
+    return _decode_text(path, data)
+
+
+def _decode_text(path: Path, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -140,7 +140,7 @@ def judge_again(
     reasons: dict[Any, list[str]] = {}
     for label, row in zip(pending.index, pending.to_dict("records"), strict=True):
         try:
-            decoded = _decode(row["raw"])
+            decoded = _decode(dataset, row["raw"])
         except ValueError as error:
             reasons[label] = [f"decode: {error}"]
             continue
@@ -267,13 +267,13 @@ def known_rows(
     return pd.concat(found, ignore_index=True) if found else None
 
 
-def _decode(raw: bytes) -> list[Any]:
+def _decode(dataset: str, raw: bytes) -> list[Any]:
     """The submitted items of quarantined bytes; a table of GIRO begins with a comment.
 
     Raises:
         DecodeError: they cannot be read.
     """
-    items = decode(raw, "text/plain" if raw.lstrip()[:1] == b"#" else "application/json")
+    items = decode(raw, _content_type(dataset, raw))
     for item in items:
         if item.fault is not None:
             raise DecodeError(item.fault)
@@ -282,3 +282,15 @@ def _decode(raw: bytes) -> list[Any]:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _content_type(dataset: str, raw: bytes) -> str:
+    """What quarantined bytes are: a dropped file of a contract, a table, else JSON."""
+    from tasks.landing.sources import drop  # brings an HTTP client along
+
+    start = raw.lstrip()[:1]
+    if raw.startswith(b"PAR1"):
+        return drop.content_type(dataset, "parquet")
+    if start not in (b"{", b"[", b"#") and b"observed_at" in raw.partition(b"\n")[0]:
+        return drop.content_type(dataset, "csv")
+    return "text/plain" if start == b"#" else "application/json"

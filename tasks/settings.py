@@ -85,10 +85,20 @@ class Settings(BaseSettings):
         None, gt=0, description="Days that landed raw bytes are kept after their curation; default for ever."
     )
 
-    sources: str = Field("", description="Pull sources of the live system, comma separated: giro, swpc.")
+    sources: str = Field(
+        "", description="Pull sources of the live system, comma separated: giro, swpc, drop."
+    )
     giro_url: str = Field("https://lgdc.uml.edu/fastchar/getbest", description="GIRO FastChar service.")
     giro_stations: str = Field("", description="URSI codes to pull from GIRO, comma separated.")
     swpc_url: str = Field("https://services.swpc.noaa.gov", description="Root of NOAA SWPC's services.")
+    drop: str = Field(
+        "",
+        description="Folder, or URL of a directory listing, from which source drop takes CSV and Parquet files.",
+    )
+    drop_final_suffix: str = Field(
+        "",
+        description="Ending that a writer gives a whole file by a rename, e.g. `.final.csv`: taken at once; others when unchanged.",
+    )
     http_timeout_s: float = Field(20.0, gt=0, description="Timeout of one pull request in seconds.")
     http_pace_s: float = Field(2.0, ge=0, description="Seconds between two requests to one host.")
 

@@ -74,14 +74,15 @@ def read_delivery(payload: bytes, content_type: str = "application/json") -> Del
     is_json = content_type.partition(";")[0].strip() in ("application/json", "")
     if is_json and (delivery := _plain_delivery(payload)) is not None:
         return delivery
+    is_text = content_type.startswith("text/")
+    if not is_json and not is_text:
+        return _decode_by_source(payload, content_type)
     try:
         text = payload.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DecodeError(f"byte {error.start} (0x{payload[error.start]:02x}) is not UTF-8") from error
-    if content_type.startswith("text/"):
+    if is_text:
         return _decode_table(text)
-    if not is_json:
-        return _decode_by_source(payload, content_type)
     return _json_delivery(payload, text)
 
 

@@ -93,7 +93,7 @@ class PacedClient:
         self.back_off_s = back_off_s
         self._sleep = sleep
         self._breaker = breaker
-        self._remembered = remembered
+        self.remembered = remembered
         self._fresh: list[catalog.PulledResource] = []
         self._next_s: dict[str, float] = {}
         self._http = httpx.Client(
@@ -123,7 +123,7 @@ class PacedClient:
         """
         request = self._http.build_request("GET", url)
         address = str(request.url)
-        known = self._remembered(address)
+        known = self.remembered(address)
         if known is not None and known.etag is not None:
             request.headers["If-None-Match"] = known.etag
         if known is not None and known.last_modified is not None:
@@ -141,6 +141,10 @@ class PacedClient:
         )
         self._fresh.append(seen)
         return None if known is not None and known.is_landed and known.sha256 == seen.sha256 else body
+
+    def note_seen(self, resource: catalog.PulledResource) -> None:
+        """Adds to what `take_fresh` gives: what a source has seen by other means."""
+        self._fresh.append(resource)
 
     def take_fresh(self) -> list[catalog.PulledResource]:
         """What was seen since the last call; to be remembered only once the bytes are on disk."""
@@ -253,13 +257,14 @@ def pull_source(settings: Settings, name: str, *, now: datetime | None = None) -
                 for record in source.fetch(client, series, since, until):
                     writer.append_many([record])
                     _remember(engine, client)
-                    times = [_time_of(item) for item in source.parse(record)]
+                    items = source.parse(record)
+                    times = [_time_of(item) for item in items if "observed_at" in item]
                     newest = max([*times, newest] if newest is not None else times, default=None)
                     n_records += 1
-                    n_items += len(times)
+                    n_items += len(items)
                 _remember(engine, client)
             except PullError as error:
-                client.take_fresh()  # it is asked for again, whatever it was
+                _remember(engine, client, except_landed=True)  # what did not land is asked for again
                 problems.append(f"{series}: {error}")
                 if isinstance(error, HostPausedError):
                     break
@@ -271,9 +276,10 @@ def pull_source(settings: Settings, name: str, *, now: datetime | None = None) -
     return PullResult(name, n_records, n_items)
 
 
-def _remember(engine: Engine, client: PacedClient) -> None:
+def _remember(engine: Engine, client: PacedClient, *, except_landed: bool = False) -> None:
     for resource in client.take_fresh():
-        catalog.put_resource(engine, resource)
+        if not (except_landed and resource.is_landed):
+            catalog.put_resource(engine, resource)
 
 
 def _time_of(item: Mapping[str, object]) -> datetime:

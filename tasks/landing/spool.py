@@ -59,7 +59,7 @@ class Record(msgspec.Struct, frozen=True):
     """One delivery exactly as it came in.
 
     `dataset` and `sounder_id` are what the channel itself says (topic, path, source), not what the payload claims;
-    `None` where it says nothing.
+    `None` where it says nothing. `origin` names the file or document where the channel has many of them.
     """
 
     channel: Channel
@@ -70,6 +70,7 @@ class Record(msgspec.Struct, frozen=True):
     payload: bytes
     source: str
     licence: str | None = None
+    origin: str | None = None
 
 
 class _Header(msgspec.Struct, gc=False):
@@ -82,6 +83,7 @@ class _Header(msgspec.Struct, gc=False):
     content_type: str
     source: str
     licence: str | None
+    origin: str | msgspec.UnsetType = msgspec.UNSET  # left out where there is none
 
 
 _HEADER_DECODER = msgspec.json.Decoder(_Header)
@@ -101,6 +103,7 @@ def _encode(record: Record) -> bytes:
             record.content_type,
             record.source,
             record.licence,
+            msgspec.UNSET if record.origin is None else record.origin,
         )
     )
     lengths = _LENGTHS.pack(len(header), len(record.payload))
@@ -119,6 +122,7 @@ def _decode(header: bytes, payload: bytes) -> Record:
         payload=payload,
         source=said.source,
         licence=said.licence,
+        origin=None if said.origin is msgspec.UNSET else said.origin,
     )
 
 

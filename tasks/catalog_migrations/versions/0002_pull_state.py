@@ -23,7 +23,6 @@ def upgrade() -> None:
         sa.Column("is_landed", sa.Boolean, nullable=False),
         sa.Column("seen_at", TIME, nullable=False),
     )
-    op.create_index("ix_pulled_resources_sha256", "pulled_resources", ["sha256"])
     op.create_table(
         "failing_hosts",
         sa.Column("host", sa.String(255), primary_key=True),

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from tasks.landing.pull import PacedClient
-from tasks.landing.sources import giro, swpc
+from tasks.landing.sources import drop, giro, swpc
 from tasks.landing.spool import Record
 from tasks.settings import Settings, SettingsError
 
@@ -24,8 +24,8 @@ class Source(Protocol):
         """Name in settings, catalog and column `source`."""
 
     @property
-    def licence(self) -> str:
-        """Licence of its data."""
+    def licence(self) -> str | None:
+        """Licence of its data; None when the data state their own."""
 
     @property
     def series(self) -> Sequence[str]:
@@ -49,9 +49,10 @@ class Source(Protocol):
 SOURCES: dict[str, Callable[[Settings], Source]] = {
     "giro": giro.open_giro,
     "swpc": swpc.open_swpc,
+    "drop": drop.open_drop,
 }
 
-PARSERS: Mapping[str, Callable[[bytes], list[dict[str, Any]]]] = swpc.PARSERS
+PARSERS: Mapping[str, Callable[[bytes], list[dict[str, Any]]]] = {**swpc.PARSERS, **drop.PARSERS}
 """How to read raw answers whose content type is a source's own."""
 
 
