@@ -41,7 +41,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tasks.settings import Settings
@@ -422,8 +422,14 @@ def forget_failing_host(engine: Engine, host: str) -> None:
 
 @lru_cache(maxsize=8)
 def _open(address: str) -> Engine:
-    url = make_url(address)
-    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _server(url)
+    try:
+        url = make_url(address)
+        engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _server(url)
+    except (ArgumentError, ImportError) as error:
+        raise CatalogError(
+            f"AUTONVIS_DATABASE_URL {address!r} is not the address of a catalog such as "
+            f"sqlite:////srv/autonvis/catalog.db or postgresql+psycopg://user@host/name: {error}"
+        ) from error
     try:
         _migrate(engine)
     except (DatabaseError, CommandError) as error:

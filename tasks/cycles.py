@@ -30,6 +30,10 @@ LONGEST_SPAN = 100_000
 """Cycles in one run of `backfill`: almost three years of quarter hours."""
 
 
+BACKGROUND_YEARS = range(1900, 2100)
+"""Years for which the background has magnetic coordinates."""
+
+
 class CycleError(ValueError):
     """A cycle was asked for that cannot be run; the message names the argument."""
 
@@ -88,6 +92,11 @@ def plan_cycle(
         region=region or settings.region,
         step_deg=grid_step_deg or settings.grid_step_deg,
     )
+    if plan.valid_time.year not in BACKGROUND_YEARS:
+        raise CycleError(
+            f"valid_time {plan.valid_time.isoformat()}: the background knows the years "
+            f"{BACKGROUND_YEARS.start} to {BACKGROUND_YEARS.stop - 1}"
+        )
     make_grid(plan)
     kernel_config(settings)
     return plan
@@ -187,7 +196,10 @@ def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) 
         cycle_minutes=settings.cycle_minutes,
         threads=settings.threads,
     )
-    logger.info("cycle %s: %s", plan.stamp, summarize(cycle))
+    if cycle.metadata["climatology_only"]:
+        logger.warning("cycle %s uses no observation: it is climatology; %s", plan.stamp, summarize(cycle))
+    else:
+        logger.info("cycle %s: %s", plan.stamp, summarize(cycle))
     return cycle
 
 

@@ -220,3 +220,9 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "catalog.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(catalog.CatalogError, match=r"catalog\.db cannot be opened"):
         catalog.open_catalog(Settings(home=tmp_path))
+
+
+@pytest.mark.parametrize("address", ["blah", "oracle://nowhere/x", "nosuch://x"])
+def test_an_address_that_is_none_is_named(tmp_path: Path, address: str) -> None:
+    with pytest.raises(catalog.CatalogError, match=f"AUTONVIS_DATABASE_URL '{address}'"):
+        catalog.open_catalog(Settings(home=tmp_path, database_url=address))

@@ -81,10 +81,11 @@ def test_wrong_settings_are_named(tmp_path: Path, name: str, value: str, expecte
     [
         (["nowcast", "--valid-time", "2022-10-25T10:15"], "no zone"),
         (["nowcast", "--valid-time", "yesterday"], "not an ISO-8601 time"),
+        (["nowcast", "--valid-time", "1800-01-01T00:00Z"], "knows the years 1900 to 2099"),
         (["nowcast", "--region", "Europe"], "region 'Europe'"),
         (["nowcast", "--region", "60,0,40,10"], "region '60,0,40,10'"),
         (["backfill", "2022-10-26T00:00Z", "2022-10-25T00:00Z"], "is before start"),
-        (["backfill", "1000-01-01T00:00Z", "2022-10-25T00:00Z"], "split the span"),
+        (["backfill", "1950-01-01T00:00Z", "2022-10-25T00:00Z"], "split the span"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, arguments: list[str], expected: str) -> None:
