@@ -183,15 +183,17 @@ def _read_csv(path: Path, text: str, dataset: str) -> pd.DataFrame:
 def _read_parquet(path: Path, dataset: str, content: pa.BufferReader | None = None) -> pd.DataFrame:
     try:
         table = pq.ParquetFile(path if content is None else content).read()
-    except (pa.ArrowInvalid, OSError) as error:
+        table.validate(full=True)
+        names = table.column_names
+    except (pa.ArrowException, OSError, ValueError) as error:  # names and texts may not even be UTF-8
         raise ObservationFileError(
             f"{path} is not a whole Parquet file ({error}): fetch or write it again"
         ) from error
-    _require_columns(path, table.column_names, dataset)
+    _require_columns(path, names, dataset)
     if table.num_rows == 0:
         raise ObservationFileError(f"{path} has no rows: give a file with observations")
     columns: dict[str, pd.Series[Any]] = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    for name, column in zip(names, table.columns, strict=True):
         if pa.types.is_timestamp(column.type):
             if column.type.tz is None:
                 raise ObservationFileError(
