@@ -93,7 +93,7 @@ def test_any_interleaving_gives_the_same_lake(trial: Trial, tmp_path_factory: py
     expected: dict[frozenset[int], Any] = {}
 
     @hypothesis_settings(
-        max_examples=100 if trial.is_long else 5,
+        max_examples=100 if trial.is_long else 3,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

@@ -29,10 +29,9 @@ def test_a_killed_curation_loses_and_doubles_nothing(
     n_killed, wanted = 0, len(trial.runs(8, 70))
     items: list[dict[str, Any]] = []
     while n_killed < wanted:
-        for _ in range(2):
-            fresh = trial.ledger.items(15)
-            spool(trial, fresh + items[:5])
-            items = fresh
+        fresh = trial.ledger.items(15)
+        spool(trial, fresh + items[:5])
+        items = fresh
         process = start_victim(victims.land_for_ever, trial.settings.home)
         n_killed += kill_after(process, trial.chance.uniform(0.0, 1.0))
     trial.conclude("kill -9 of the curating process", n_killed)

@@ -36,7 +36,7 @@ def test_a_locked_catalog_costs_nothing(
     for _ in runs:
         with locked(trial) as holder, sending(trial.ledger, gateway.url) as stations:
             stations.wait_for(202, 3)
-            release = threading.Timer(trial.chance.uniform(1.0, 3.0), holder.execute, ["ROLLBACK"])
+            release = threading.Timer(trial.chance.uniform(0.5, 2.0), holder.execute, ["ROLLBACK"])
             release.start()
             land_everything(trial.settings)  # waits its turn
             release.join()
