@@ -53,13 +53,16 @@ def show_status(settings: Settings, _: argparse.Namespace) -> None:
 
 
 def run_land(settings: Settings, _: argparse.Namespace) -> None:
-    from flows.land import land
+    from autonvis.system import prefect_server
 
-    finish(land(return_state=True))
+    with prefect_server(settings):
+        from flows.land import land
+
+        finish(land(return_state=True))
 
 
 def run_nowcast(settings: Settings, arguments: argparse.Namespace) -> None:
-    from flows.nowcast import nowcast
+    from autonvis.system import prefect_server
     from tasks.cycles import parse_time, plan_cycle
 
     plan_cycle(
@@ -69,22 +72,24 @@ def run_nowcast(settings: Settings, arguments: argparse.Namespace) -> None:
         name: parse_time(getattr(arguments, name), name) if getattr(arguments, name) else None
         for name in ("valid_time", "available_until")
     }
-    finish(
-        nowcast(**times, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True)
-    )
+    grid = {"region": arguments.region, "grid_step_deg": arguments.grid_step_deg}
+    with prefect_server(settings):
+        from flows.nowcast import nowcast
+
+        finish(nowcast(**times, **grid, return_state=True))
 
 
 def run_backfill(settings: Settings, arguments: argparse.Namespace) -> None:
-    from flows.backfill import backfill
+    from autonvis.system import prefect_server
     from tasks.cycles import parse_time, plan_span
 
     plan_span(settings, arguments.start, arguments.end, None, arguments.region, arguments.grid_step_deg)
     start, end = parse_time(arguments.start, "start"), parse_time(arguments.end, "end")
-    finish(
-        backfill(
-            start, end, region=arguments.region, grid_step_deg=arguments.grid_step_deg, return_state=True
-        )
-    )
+    grid = {"region": arguments.region, "grid_step_deg": arguments.grid_step_deg}
+    with prefect_server(settings):
+        from flows.backfill import backfill
+
+        finish(backfill(start, end, **grid, return_state=True))
 
 
 def run_replay(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -61,8 +61,11 @@ def demo(
     items, origin, is_simulated = gather(data, days, say, stations=stations, first_date=first_date)
     start, end = span(items, days, settings.cycle_minutes, is_simulated)
 
-    submit(settings, items, origin, say)
-    run_flows(settings, start, end, say)
+    from autonvis.system import prefect_server
+
+    with prefect_server(settings):
+        submit(settings, items, origin, say)
+        run_flows(settings, start, end, say)
     report(settings, say, origin)
 
 
@@ -79,6 +82,7 @@ def prepare_home() -> Settings:
         os.environ.pop(PREFIX + name, None)  # the demo never touches a live system's stores
     os.environ["AUTONVIS_HOME"] = str(home)
     load_settings.cache_clear()
+    os.environ.pop("PREFECT_API_URL", None)  # its runs are its own
     os.environ.update(prefect_environment(load_settings()))
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")  # the demo tells its own story
     load_settings.cache_clear()

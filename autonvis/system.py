@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tasks.settings import Settings
 
 WORK_POOL = "autonvis"
 START_TIMEOUT_S = 120.0
+FLUSH_TIMEOUT_S = 10.0
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -111,6 +113,52 @@ def start_gateway(settings: Settings, port: int, tcp_port: int) -> tuple[Process
     return process, url
 
 
+def start_prefect_server(settings: Settings, port: int) -> tuple[Process, str]:
+    """Start a Prefect server and wait until it answers; returns the process and its address."""
+    server = spawn(
+        "prefect-server",
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        prefect_environment(settings),
+        settings.log_root,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{url}/api/health", server, settings.log_root)
+    except BaseException:
+        server.stop()
+        raise
+    return server, url
+
+
+@contextmanager
+def prefect_server(settings: Settings) -> Iterator[None]:
+    """A Prefect server for the flow runs of one command: the live system's if that is up, else one of its own.
+
+    It runs in a session of its own: Ctrl-C reaches the run, which ends in order, and not the server below it.
+    Must be entered before Prefect is imported.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        yield
+        return
+    server, url = start_prefect_server(settings, free_port())
+    os.environ["PREFECT_API_URL"] = f"{url}/api"
+    try:
+        yield
+    finally:
+        flush_prefect()
+        server.stop()
+        del os.environ["PREFECT_API_URL"]
+
+
+def flush_prefect() -> None:
+    """Send the logs and events that Prefect has queued, while its server still runs."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=FLUSH_TIMEOUT_S)
+    EventsWorker.drain_all(timeout=FLUSH_TIMEOUT_S)
+
+
 def run_prefect(arguments: list[str], environment: dict[str, str]) -> None:
     """Run a `prefect` command to its end; its output is shown only when it fails."""
     done = subprocess.run(
@@ -171,17 +219,10 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         say(f"gateway  {gateway_url} and JSON lines on tcp://{settings.gateway_host}:{tcp_port}")
 
         port = choose_port(settings.prefect_port, "AUTONVIS_PREFECT_PORT")
-        prefect_url = f"http://127.0.0.1:{port}"
-        environment["PREFECT_API_URL"] = f"{prefect_url}/api"
-        server = spawn(
-            "prefect-server",
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            environment,
-            settings.log_root,
-        )
+        server, prefect_url = start_prefect_server(settings, port)
         started.append(server)
+        environment["PREFECT_API_URL"] = f"{prefect_url}/api"
         remember()
-        wait_for(f"{prefect_url}/api/health", server, settings.log_root)
         say(f"prefect  {prefect_url}")
 
         run_prefect(["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], environment)

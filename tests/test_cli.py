@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -196,3 +197,26 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=rf"port {port} is taken; set AUTONVIS_GATEWAY_PORT to another"):
             choose_port(port, "AUTONVIS_GATEWAY_PORT")
+
+
+def test_an_interrupted_backfill_ends_at_once_with_a_sentence(tmp_path: Path) -> None:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AUTONVIS_", "PREFECT_"))
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "autonvis", "backfill", "2022-01-01T00:00Z", "2022-03-01T00:00Z"],
+        cwd=ROOT,
+        env={**kept, "AUTONVIS_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C reaches the whole group: so does this one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as backfill:
+        assert backfill.stdout is not None
+        seen = [next(line for line in backfill.stdout if "cycle 20220101" in line)]
+        os.killpg(backfill.pid, signal.SIGINT)
+        seen += list(backfill.stdout)
+    assert backfill.returncode == 130
+    assert seen[-1].startswith("autonvis backfill: interrupted")
+    assert not any("Traceback" in line for line in seen)

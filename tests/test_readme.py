@@ -54,7 +54,6 @@ def test_readme_commands_run(tmp_path: Path) -> None:
         "AUTONVIS_HOME": str(tmp_path / "var"),
         "AUTONVIS_GATEWAY_PORT": str(gateway_port),
         "AUTONVIS_TCP_PORT": "0",
-        "AUTONVIS_TCP_PORT": "0",
         "AUTONVIS_PREFECT_PORT": str(prefect_port),
         "MAKEFLAGS": "",
     }
