@@ -19,7 +19,7 @@ from tasks.verification import read_verification, skill_table
 CYCLES_PER_TASK = 48
 """Half a day of cycles: a few dozen tasks for a month."""
 
-run_chunk = task(name="run-cycles", tags=["kernel"], retries=1, cache_policy=NO_CACHE)(cycles.run_chunk)
+run_chunk = task(name="run-cycles", retries=1, cache_policy=NO_CACHE)(cycles.run_chunk)
 
 
 def name_run() -> str:

@@ -29,7 +29,6 @@ async def can_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 drain_mqtt = task(
     name="drain-mqtt",
-    tags=["landing"],
     retries=2,
     retry_delay_seconds=10,
     retry_condition_fn=can_pass,
@@ -39,24 +38,20 @@ drain_mqtt = task(
 pull = task(
     name="pull-source",
     task_run_name="pull-{name}",
-    tags=["landing", "network"],
     retries=2,
     retry_delay_seconds=[15, 60],
     retry_condition_fn=can_pass,
     timeout_seconds=300,
     cache_policy=NO_CACHE,
 )(pull_source)
-collect_segments = task(name="collect-segments", tags=["landing"], cache_policy=NO_CACHE)(collect)
+collect_segments = task(name="collect-segments", cache_policy=NO_CACHE)(collect)
 curate = task(
     name="curate-batch",
     task_run_name="curate-{batch_path.stem}",
-    tags=["contract"],
     timeout_seconds=600,
     cache_policy=NO_CACHE,
 )(curate_batch)
-expire = task(name="expire-landing", tags=["landing"], timeout_seconds=600, cache_policy=NO_CACHE)(
-    expire_landing
-)
+expire = task(name="expire-landing", timeout_seconds=600, cache_policy=NO_CACHE)(expire_landing)
 
 
 @flow(name="land", flow_run_name="land", timeout_seconds=1_800)

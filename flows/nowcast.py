@@ -15,13 +15,11 @@ from tasks.products import publish_products
 from tasks.settings import load_settings
 from tasks.verification import read_verification, skill_table
 
-read_window = task(name="read-window", tags=["lake"], retries=1, cache_policy=NO_CACHE)(cycles.read_window)
-assimilate = task(name="assimilate", tags=["kernel"], timeout_seconds=120, cache_policy=NO_CACHE)(
-    cycles.assimilate
-)
-check_cycles = task(name="check-cycle", tags=["contract"], cache_policy=NO_CACHE)(cycles.check_cycles)
-store_cycle = task(name="store-cycle", tags=["lake"], retries=1, cache_policy=NO_CACHE)(cycles.store_cycle)
-publish = task(name="publish-products", tags=["products"], cache_policy=NO_CACHE)(publish_products)
+read_window = task(name="read-window", retries=1, cache_policy=NO_CACHE)(cycles.read_window)
+assimilate = task(name="assimilate", timeout_seconds=120, cache_policy=NO_CACHE)(cycles.assimilate)
+check_cycles = task(name="check-cycle", cache_policy=NO_CACHE)(cycles.check_cycles)
+store_cycle = task(name="store-cycle", retries=1, cache_policy=NO_CACHE)(cycles.store_cycle)
+publish = task(name="publish-products", cache_policy=NO_CACHE)(publish_products)
 
 
 def name_run() -> str:
