@@ -28,6 +28,8 @@ class Solved:
     """Rows of the window that hold the quantity; feedback has one row for each."""
     is_scored: NDArray[np.bool_]
     held_out: Prediction
+    held_out_innovation: list[Array]
+    """Innovations of the rows used against the background without each station."""
     chi2: float | None
     log_evidence: float
     information: dict[str, dict[str, float]]
@@ -121,9 +123,11 @@ def solve(
     variance = np.full(rows.size, np.nan)
     # Rows that a check stopped are predicted too: their feedback shows by how much they are off.
     stopped = np.flatnonzero((flag == "buddy_check") | (flag == "background_check"))
-    for number in np.unique(station):
+    own_innovations = []
+    for number in range(len(held_out)):
         own_background = forward(background_of(levels, name, held_out[number].ig12)[rows], quantity)
         own_innovation = transformed - own_background
+        own_innovations.append(own_innovation[used])
         held, residual, covariance = analysis.leave_station_out(int(number), own_innovation[used])
         held_rows = used[held]
         center[held_rows] = transformed[held_rows] - residual
@@ -169,6 +173,7 @@ def solve(
         rows=rows,
         is_scored=scored[rows] & (flag == "accepted"),
         held_out=prediction,
+        held_out_innovation=own_innovations,
         chi2=analysis.chi2 if used.size else None,
         log_evidence=analysis.log_evidence,
         information={

@@ -26,6 +26,7 @@ SKILL_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("n", "n", "{:.0f}"),
     ("rmse_holdout", "RMSE held out", "{:.2f}"),
     ("rmse_iri_index", "RMSE IRI, one index", "{:.2f}"),
+    ("rmse_kc2g_kernel", "RMSE KC2G's method", "{:.2f}"),
     ("rmse_persistence", "RMSE yesterday", "{:.2f}"),
     ("bias", "bias", "{:+.2f}"),
     ("crps", "CRPS", "{:.2f}"),
@@ -53,7 +54,8 @@ def skill_markdown(skill: pd.DataFrame) -> str:
     parts.append(
         "Each station is predicted from all the others and compared with what it observed. "
         "*RMSE IRI, one index* is the climatology with the same effective index, "
-        "*RMSE yesterday* the station's own value 24 h before; smaller is better. "
+        "*RMSE yesterday* the station's own value 24 h before, *KC2G's method* what prop.kc2g.com would say of the same "
+        "background and observations; smaller is better. "
         "Of the observations, 50 and 90 % should lie within the intervals of the same name."
     )
     return "\n\n".join(parts) + "\n"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,22 +18,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
 
 import rust_core
-from tasks.analysis import Solved, forward, solve
+from tasks.analysis import forward
 from tasks.background import Background
 from tasks.contracts import arrow_schema
-from tasks.effective_index import ChosenIndex, IndexChooser
+from tasks.estimate import Estimate, estimate
 from tasks.grid import Grid
-from tasks.kernel_config import QUANTITIES, KernelConfig
+from tasks.kernel_config import KernelConfig
 from tasks.prediction import Prediction
-from tasks.verification import score
-from tasks.window import INPUT_COLUMNS, known_rows, locate, microseconds
+from tasks.verification import forecast_held_out, score, targets_of
+from tasks.window import INPUT_COLUMNS, microseconds
 
 logger = logging.getLogger(__name__)
 
-Array = NDArray[np.float64]
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
@@ -41,6 +40,8 @@ class Cycle:
     """What a cycle says: tables with the columns of their contracts, and how they came about."""
 
     analysis: pa.Table | None
+    forecast: pa.Table | None
+    """Fields ahead, in the columns of `analysis`; `valid_time` less `lead_h` is the time they were made."""
     feedback: pa.Table
     verification: pa.Table
     metadata: dict[str, Any]
@@ -54,16 +55,23 @@ def run_cycle(
     kernel: KernelConfig,
     background: Background,
     grid: Grid | None = None,
+    forecast_grid: Grid | None = None,
+    forecast_leads_h: Sequence[float] = (),
     f107_sfu: float | None = None,
+    due: Mapping[float, float | None] | None = None,
     cycle_minutes: float = 15.0,
     threads: int = 0,
 ) -> Cycle:
     """Analyse the ionosphere at `valid_time` from what was available by `available_until`.
 
     Args:
-        observations: rows of the dataset `ionograms`, at least the last `kernel.lookback_h` hours; others are ignored.
+        observations: rows of the dataset `ionograms`, at least the last `kernel.lookback_h` hours and the longest of the leads
+            due; others are ignored.
         grid: where to analyse; None scores the stations only.
+        forecast_grid, forecast_leads_h: where and how many hours ahead to forecast.
         f107_sfu: solar flux, used with fewer than the minimum of stations and as a reference.
+        due: leads in hours of forecasts to score now, each with the solar flux known when it was made. It is made again,
+            from what was available that much before `available_until`: one more solve per lead.
         cycle_minutes: observations newer than this before `valid_time` are scored.
         threads: threads of the kernel, 0 takes all cores; they change no bit of the result.
 
@@ -72,35 +80,40 @@ def run_cycle(
             the pair of observations).
     """
     valid_at, available_at = _utc(valid_time, "valid_time"), _utc(available_until, "available_until")
-    known = known_rows(observations, valid_at, available_at, kernel.lookback_h)
-    window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
-        drop=True
+    scored_h = cycle_minutes / 60.0
+
+    def known_by(lead_h: float, flux: float | None) -> Estimate:
+        """What was known `lead_h` hours earlier, with the same delay of the observations."""
+        lead = pd.Timedelta(hours=lead_h)
+        return estimate(
+            observations,
+            valid_at=valid_at - lead,
+            available_at=available_at - lead,
+            kernel=kernel,
+            background=background,
+            f107_sfu=flux,
+            scored_h=scored_h,
+            threads=threads,
+        )
+
+    estimates = {lead_h: known_by(lead_h, flux) for lead_h, flux in {0.0: f107_sfu, **(due or {})}.items()}
+    now = estimates[0.0]
+    solved, chosen = now.solved, now.chosen
+    inputs_hash = _inputs_hash(estimates)
+    grids = (repr(grid), repr(forecast_grid), repr(tuple(forecast_leads_h)))
+    cycle_id = (
+        f"{valid_at:%Y%m%dT%H%MZ}-{_digest(kernel.config_hash, inputs_hash, *grids, str(cycle_minutes))[:12]}"
     )
-    stations, station = locate(window, background, valid_at.year)
-    latitude, longitude = stations.latitude_deg[station], stations.longitude_deg[station]
-    levels = background.solar_levels(window["observed_at"], latitude, longitude)
-    age_h = np.asarray((valid_at - window["observed_at"]).dt.total_seconds(), dtype=np.float64) / 3600.0
-
-    index = IndexChooser(window, station, levels, age_h, kernel, f107_sfu)
-    chosen = index.choose(None)
-    held_out = [index.choose(excluded) for excluded in range(len(stations.sounder_id))]
-
-    inputs_hash = _inputs_hash(known, f107_sfu)
-    cycle_id = f"{valid_at:%Y%m%dT%H%MZ}-{_digest(kernel.config_hash, inputs_hash, repr(grid), str(cycle_minutes))[:12]}"
-    scored = age_h < cycle_minutes / 60.0
     identity = {"cycle_id": cycle_id, "valid_time": valid_at}
-    solved = {
-        name: solve(name, kernel, window, stations, station, levels, age_h, chosen, held_out, scored, threads)
-        for name in QUANTITIES
-    }
+    targets = targets_of(now.known, valid_at, scored_h)
+    scores = [
+        score(now, forecast_held_out(origin, targets, valid_at, kernel, background), lead_h)
+        for lead_h, origin in estimates.items()
+    ]
     feedback = pd.concat(
         [identity_frame(part.feedback, identity) for part in solved.values()], ignore_index=True
     )
-    scores = [
-        score(name, part, known, window, stations, station, levels, chosen, held_out, f107_sfu)
-        for name, part in solved.items()
-    ]
-    verification = pd.concat([identity_frame(part, identity) for part in scores], ignore_index=True)
+    verification = identity_frame(pd.concat(scores, ignore_index=True), identity)
     n_used = sum(int((part.feedback["qc_flag"] == "accepted").sum()) for part in solved.values())
     metadata: dict[str, Any] = {
         # Not when it was computed or until when it looked: equal inputs give equal bytes. The catalog has both.
@@ -112,8 +125,8 @@ def run_cycle(
         "effective_index": chosen.ig12,
         "index_source": chosen.source,
         "f107_sfu": f107_sfu,
-        "n_observations": len(window),
-        "n_stations": len(stations.sounder_id),
+        "n_observations": len(now.window),
+        "n_stations": len(now.stations.sounder_id),
         "climatology_only": n_used == 0,
         "n_obs": {
             name: dict(sorted(Counter(part.feedback["qc_flag"]).items())) for name, part in solved.items()
@@ -122,11 +135,9 @@ def run_cycle(
         "log_evidence": {name: part.log_evidence for name, part in solved.items()},
         "stations": {name: part.information for name, part in solved.items()},
     }
-    analysis = (
-        None if grid is None else _on_grid(grid, identity, valid_at, solved, kernel, background, chosen)
-    )
     return Cycle(
-        analysis=analysis,
+        analysis=None if grid is None else _on_grid(grid, now, 0.0, cycle_id, kernel, background),
+        forecast=_forecast(forecast_grid, forecast_leads_h, now, cycle_id, kernel, background),
         feedback=_table(feedback, "feedback"),
         verification=_table(verification, "verification"),
         metadata=metadata,
@@ -151,29 +162,40 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _inputs_hash(known: pd.DataFrame, f107_sfu: float | None) -> str:
-    rows = known[INPUT_COLUMNS].drop(columns="available_at")
-    rows = rows.assign(observed_at=microseconds(known["observed_at"]))
-    return _digest(rows.to_json(orient="values", double_precision=15), json.dumps(f107_sfu))[:32]
+def _inputs_hash(estimates: dict[float, Estimate]) -> str:
+    parts = []
+    for made in estimates.values():
+        rows = made.known[INPUT_COLUMNS].drop(columns="available_at")
+        rows = rows.assign(observed_at=microseconds(made.known["observed_at"]))
+        parts += [rows.to_json(orient="values", double_precision=15), json.dumps(made.f107_sfu)]
+    return _digest(*parts)[:32]
+
+
+def _forecast(
+    grid: Grid | None,
+    leads_h: Sequence[float],
+    now: Estimate,
+    cycle_id: str,
+    kernel: KernelConfig,
+    background: Background,
+) -> pa.Table | None:
+    if grid is None or not leads_h:
+        return None
+    return pa.concat_tables(_on_grid(grid, now, lead_h, cycle_id, kernel, background) for lead_h in leads_h)
 
 
 def _on_grid(
-    grid: Grid,
-    identity: dict[str, Any],
-    valid_at: pd.Timestamp,
-    solved: dict[str, Solved],
-    kernel: KernelConfig,
-    background: Background,
-    chosen: ChosenIndex,
+    grid: Grid, now: Estimate, lead_h: float, cycle_id: str, kernel: KernelConfig, background: Background
 ) -> pa.Table:
     latitude, longitude = grid.points()
+    valid_at = now.valid_at + pd.Timedelta(hours=lead_h)
     qd_latitude, qd_longitude = background.quasi_dipole(latitude, longitude, valid_at.year)
-    state = background.on_grid(valid_at.to_pydatetime(), latitude, longitude, chosen.ig12)
+    state = background.on_grid(valid_at.to_pydatetime(), latitude, longitude, now.chosen.ig12)
     prior = {"fof2_mhz": state.fof2_mhz, "hmf2_km": state.hmf2_km, "m3000f2": state.m3000f2}
     fields = {}
-    for name, part in solved.items():
+    for name, part in now.solved.items():
         quantity = kernel.quantity(name)
-        increment, sd = part.analysis.predict(qd_latitude, qd_longitude, 0.0)
+        increment, sd = part.analysis.predict(qd_latitude, qd_longitude, lead_h)
         fields[name] = Prediction(forward(prior[name], quantity) + increment, sd, quantity.is_logarithmic)
     # MUF(3000) = foF2 x M(3000)F2: the logarithms add, and the two are analysed independently.
     muf = Prediction(
@@ -182,9 +204,9 @@ def _on_grid(
         is_logarithmic=True,
     )
     columns: dict[str, Any] = {
-        "cycle_id": pa.repeat(pa.scalar(identity["cycle_id"], pa.string()), latitude.size),
+        "cycle_id": pa.repeat(pa.scalar(cycle_id, pa.string()), latitude.size),
         "valid_time": pa.repeat(pa.scalar(valid_at.to_pydatetime(), TIMESTAMP), latitude.size),
-        "lead_h": np.zeros(latitude.size),
+        "lead_h": np.full(latitude.size, lead_h),
         "latitude_deg": latitude,
         "longitude_deg": longitude,
     }

@@ -33,6 +33,9 @@ class Prediction:
     def _back(self, values: Array) -> Array:
         return np.exp(values) if self.is_logarithmic else values
 
+    def take(self, rows: NDArray[np.int64]) -> Prediction:
+        return Prediction(self.center[rows], self.spread[rows], self.is_logarithmic)
+
     @property
     def median(self) -> Array:
         return self._back(self.center)
@@ -47,6 +50,11 @@ class Prediction:
     def quantile(self, z: float) -> Array:
         """The quantile at `z` standard deviations of the Gaussian."""
         return self._back(self.center + z * self.spread)
+
+    def pit(self, observed: Array) -> Array:
+        """Probability of values up to the observed ones (n,): uniform on 0..1 when the distribution is right."""
+        values = np.log(observed) if self.is_logarithmic else observed
+        return _normal_cdf((values - self.center) / self.spread)
 
     def crps(self, observed: Array) -> Array:
         """Continuous ranked probability score against observations (n,).

@@ -1,4 +1,4 @@
-"""Scores of held-out stations: proper scores of a Gaussian or log-normal prediction, and the skill table.
+"""Scores of held-out stations, now and ahead: proper scores of the predictions beside references, and the skill table.
 
 A prediction is Gaussian in the assimilated variable: in ln foF2 and ln M(3000)F2, hence log-normal in MHz, and in
 hmF2. Its sd is that of a new observation: the analysis without the station (and with an index without it), plus the
@@ -8,20 +8,28 @@ observation error.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from tasks import lake
-from tasks.analysis import Solved, background_of
-from tasks.background import SolarLevels, f107_to_ig12
-from tasks.effective_index import ChosenIndex
-from tasks.kernel_config import PERSISTENCE_H, PERSISTENCE_TOLERANCE_H
+from tasks.analysis import background_of, forward
+from tasks.background import Background, SolarLevels, f107_to_ig12
+from tasks.estimate import Estimate
+from tasks.kernel_config import (
+    PERSISTENCE_H,
+    PERSISTENCE_TOLERANCE_H,
+    QUANTITIES,
+    KernelConfig,
+)
 from tasks.prediction import Z_75, Z_95, Prediction
+from tasks.references import Kc2gKernel
 from tasks.settings import Settings
-from tasks.window import Stations, microseconds
+from tasks.window import microseconds
 
 Array = NDArray[np.float64]
 
@@ -32,6 +40,7 @@ SKILL_COLUMNS = (
     "n",
     "rmse_holdout",
     "rmse_iri_index",
+    "rmse_kc2g_kernel",
     "rmse_persistence",
     "bias",
     "crps",
@@ -42,72 +51,189 @@ ALL_STATIONS = "all"
 RECENT = timedelta(days=30)
 
 
-def score(
+@dataclass(frozen=True)
+class Forecast:
+    """What an estimate says of observations of one quantity at stations that it is not shown; arrays of shape (n,)."""
+
+    observation_id: NDArray[np.object_]
+    value: Prediction
+    """Of the observation, its error included."""
+    persistence: Prediction
+    """The departure from the background at the time of the estimate, kept."""
+    kc2g_kernel: Prediction
+    iri_index: Array
+    iri_f107: Array
+    distance_to_nearest_km: Array
+
+
+def targets_of(known: pd.DataFrame, valid_at: pd.Timestamp, scored_h: float) -> pd.DataFrame:
+    """The rows of a cycle that may be scored: observed less than `scored_h` hours before its valid time."""
+    newest = known["observed_at"] > valid_at - pd.Timedelta(hours=scored_h)
+    return known[newest].reset_index(drop=True)
+
+
+def forecast_held_out(
+    origin: Estimate,
+    targets: pd.DataFrame,
+    valid_at: pd.Timestamp,
+    kernel: KernelConfig,
+    background: Background,
+) -> dict[str, Forecast]:
+    """By quantity, what an estimate says of later (or its own newest) observations at stations that it is not shown.
+
+    Args:
+        targets: rows of the dataset `ionograms` up to `valid_at`. Stations that the estimate does not know are left out.
+        valid_at: time of the forecast, for the estimate's own newest observations `origin.valid_at`.
+    """
+    position = {name: number for number, name in enumerate(origin.stations.sounder_id)}
+    targets = targets[targets["sounder_id"].isin(position)].reset_index(drop=True)
+    station = np.array([position[name] for name in targets["sounder_id"]], dtype=np.int64)
+    levels = background.solar_levels(
+        targets["observed_at"], origin.stations.latitude_deg[station], origin.stations.longitude_deg[station]
+    )
+    return {
+        name: _forecast_quantity(name, origin, targets, station, levels, valid_at, kernel)
+        for name in QUANTITIES
+    }
+
+
+def _forecast_quantity(
     name: str,
-    solved: Solved,
-    known: pd.DataFrame,
-    window: pd.DataFrame,
-    stations: Stations,
-    station_of_window: NDArray[np.int64],
+    origin: Estimate,
+    targets: pd.DataFrame,
+    station_of_target: NDArray[np.int64],
     levels: SolarLevels,
-    chosen: ChosenIndex,
-    held_out: list[ChosenIndex],
-    f107_sfu: float | None,
-) -> pd.DataFrame:
-    """The held-out predictions of the newest accepted observations beside their references."""
-    at = np.flatnonzero(solved.is_scored)
-    in_window = solved.rows[at]
-    station = station_of_window[in_window]
-    base = solved.feedback.iloc[at]
-    observed = base["obs_value"].to_numpy(dtype=np.float64)
-    prediction = Prediction(
-        solved.held_out.center[at], solved.held_out.spread[at], solved.held_out.is_logarithmic
+    valid_at: pd.Timestamp,
+    kernel: KernelConfig,
+) -> Forecast:
+    quantity, solved = kernel.quantity(name), origin.solved[name]
+    value = targets[name].to_numpy(dtype=np.float64)
+    at = np.flatnonzero((value >= quantity.minimum) & (value <= quantity.maximum))
+    value, station = value[at], station_of_target[at]
+    confidence = targets["confidence_score"].to_numpy(dtype=np.float64)[at]
+    obs_error = quantity.obs_error.of(confidence, kernel.confidence)
+    relative_error = obs_error / value
+    error = relative_error if quantity.is_logarithmic else obs_error
+    time_h = (
+        np.asarray((targets["observed_at"].iloc[at] - origin.valid_at).dt.total_seconds(), dtype=np.float64)
+        / 3600.0
     )
     accepted = solved.feedback["qc_flag"] == "accepted"
-    reporting = np.unique(station_of_window[solved.rows[np.flatnonzero(accepted)]])
-    iri_index = {s: background_of(levels, name, held_out[s].ig12) for s in np.unique(station)}
-    iri_f107 = None if f107_sfu is None else background_of(levels, name, f107_to_ig12(f107_sfu))
-    return pd.DataFrame(
-        {
-            "lead_h": 0.0,
-            "sounder_id": base["sounder_id"].to_numpy(),
-            "latitude_deg": stations.latitude_deg[station],
-            "longitude_deg": stations.longitude_deg[station],
-            "quantity": name,
-            "observed_at": base["observed_at"].reset_index(drop=True),
-            "obs_value": observed,
-            "obs_error": base["obs_error"].to_numpy(),
-            "holdout_value": prediction.median,
-            "holdout_sd": prediction.sd,
-            "holdout_p05": prediction.quantile(-Z_95),
-            "holdout_p25": prediction.quantile(-Z_75),
-            "holdout_p75": prediction.quantile(Z_75),
-            "holdout_p95": prediction.quantile(Z_95),
-            "iri_index_value": np.array(
-                [iri_index[s][row] for s, row in zip(station, in_window, strict=True)]
-            ),
-            "iri_f107_value": np.full(at.size, np.nan) if iri_f107 is None else iri_f107[in_window],
-            "persistence_24h_value": persistence(name, known, window.iloc[in_window]),
-            "crps": prediction.crps(observed),
-            "is_within_50": (observed >= prediction.quantile(-Z_75))
-            & (observed <= prediction.quantile(Z_75)),
-            "is_within_90": (observed >= prediction.quantile(-Z_95))
-            & (observed <= prediction.quantile(Z_95)),
-            "distance_to_nearest_km": np.array(
-                [stations.distance_km(s, reporting[reporting != s]) for s in station], dtype=np.float64
-            ),
-        }
+    reporting = np.unique(origin.station[solved.rows[np.flatnonzero(accepted)]])
+    # The peer believes every possible value: no quality control.
+    past = origin.window[name].to_numpy(dtype=np.float64)
+    history = np.flatnonzero((past >= quantity.minimum) & (past <= quantity.maximum))
+    past, of_window = past[history], origin.window["confidence_score"].to_numpy(dtype=np.float64)
+    lead_h = (valid_at - origin.valid_at).total_seconds() / 3600.0
+    peer = Kc2gKernel(
+        origin.station[history],
+        -origin.age_h[history] - lead_h,
+        quantity.obs_error.of(of_window[history], kernel.confidence) / past,
+        origin.stations.latitude_deg,
+        origin.stations.longitude_deg,
+    )
+
+    center, spread, kept_center, distance = (np.full(at.size, np.nan) for _ in range(4))
+    iri_index, kc2g_center, kc2g_spread = (np.full(at.size, np.nan) for _ in range(3))
+    for number in np.unique(station):
+        own = np.flatnonzero(station == number)
+        iri_index[own] = background_of(levels, name, origin.held_out[number].ig12)[at[own]]
+        prior = forward(iri_index[own], quantity)
+        # The last time asked for is the estimate's own: a forecast by persistence keeps its departure.
+        increment, sd = solved.analysis.predict_station(
+            int(number),
+            np.append(time_h[own], 0.0),
+            is_held_out=True,
+            innovation=solved.held_out_innovation[number],
+        )
+        center[own], spread[own] = prior + increment[:-1], np.hypot(sd[:-1], error[own])
+        kept_center[own] = prior + increment[-1]
+        without_station = background_of(origin.levels, name, origin.held_out[number].ig12)[history]
+        departure, departure_sd = peer.predict(int(number), np.log(past) - np.log(without_station))
+        kc2g_center[own] = np.log(iri_index[own]) + departure
+        kc2g_spread[own] = np.hypot(departure_sd, relative_error[own])
+        distance[own] = origin.stations.distance_km(number, reporting[reporting != number])
+    iri_f107 = None if origin.f107_sfu is None else background_of(levels, name, f107_to_ig12(origin.f107_sfu))
+    return Forecast(
+        observation_id=targets["observation_id"].to_numpy(dtype=object)[at],
+        value=Prediction(center, spread, quantity.is_logarithmic),
+        persistence=Prediction(kept_center, spread, quantity.is_logarithmic),
+        kc2g_kernel=Prediction(kc2g_center, kc2g_spread, is_logarithmic=True),
+        iri_index=iri_index,
+        iri_f107=np.full(at.size, np.nan) if iri_f107 is None else iri_f107[at],
+        distance_to_nearest_km=distance,
     )
 
 
-def persistence(name: str, known: pd.DataFrame, rows: pd.DataFrame) -> Array:
+def score(now: Estimate, forecasts: dict[str, Forecast], lead_h: float) -> pd.DataFrame:
+    """The forecasts of the observations that quality control at `now` accepted, beside what was observed.
+
+    Args:
+        forecasts: of `forecast_held_out` by an estimate `lead_h` hours before `now`.
+    """
+    parts = [_score_quantity(name, now, forecasts[name], lead_h) for name in now.solved]
+    return pd.DataFrame({column: np.concatenate([part[column] for part in parts]) for column in parts[0]})
+
+
+def _score_quantity(name: str, now: Estimate, forecast: Forecast, lead_h: float) -> dict[str, NDArray[Any]]:
+    solved = now.solved[name]
+    scored = np.flatnonzero(solved.is_scored)
+    position = {key: number for number, key in enumerate(forecast.observation_id)}
+    wanted = solved.feedback["observation_id"].to_numpy(dtype=object)[scored]
+    is_forecast = np.array([key in position for key in wanted], dtype=bool)
+    at = np.array([position[key] for key in wanted[is_forecast]], dtype=np.int64)
+    scored = scored[is_forecast]
+    in_window = solved.rows[scored]
+    station = now.station[in_window]
+    observed = solved.feedback["obs_value"].to_numpy(dtype=np.float64)[scored]
+    prediction, kept, peer = (
+        part.take(at) for part in (forecast.value, forecast.persistence, forecast.kc2g_kernel)
+    )
+    p05, p25, p75, p95 = (prediction.quantile(z) for z in (-Z_95, -Z_75, Z_75, Z_95))
+    sounder_id = np.array(now.stations.sounder_id, dtype=object)[station]
+    observed_at = now.window["observed_at"].to_numpy()[in_window]
+    return {
+        "lead_h": np.full(at.size, lead_h),
+        "sounder_id": sounder_id,
+        "latitude_deg": now.stations.latitude_deg[station],
+        "longitude_deg": now.stations.longitude_deg[station],
+        "quantity": np.full(at.size, name, dtype=object),
+        "observed_at": observed_at,
+        "obs_value": observed,
+        "obs_error": solved.feedback["obs_error"].to_numpy(dtype=np.float64)[scored],
+        "holdout_value": prediction.median,
+        "holdout_sd": prediction.sd,
+        "holdout_p05": p05,
+        "holdout_p25": p25,
+        "holdout_p75": p75,
+        "holdout_p95": p95,
+        "iri_index_value": forecast.iri_index[at],
+        "iri_f107_value": forecast.iri_f107[at],
+        "persistence_24h_value": persistence(
+            name, now.known, sounder_id, now.window["observed_at"].iloc[in_window]
+        ),
+        "persistence_departure_value": kept.median if lead_h > 0 else np.full(at.size, np.nan),
+        "kc2g_kernel_value": peer.median,
+        "kc2g_kernel_sd": peer.sd,
+        "kc2g_kernel_crps": peer.crps(observed),
+        "crps": prediction.crps(observed),
+        "pit": prediction.pit(observed),
+        "is_within_50": (observed >= p25) & (observed <= p75),
+        "is_within_90": (observed >= p05) & (observed <= p95),
+        "distance_to_nearest_km": forecast.distance_to_nearest_km[at],
+    }
+
+
+def persistence(
+    name: str, known: pd.DataFrame, sounders: NDArray[np.object_], observed_at: pd.Series[Any]
+) -> Array:
     """The station's own observation 24 h earlier, the nearest within the tolerance; NaN without one."""
-    result = np.full(len(rows), np.nan)
+    result = np.full(len(sounders), np.nan)
     time_us = microseconds(known["observed_at"])
     sounder_id, value = known["sounder_id"].to_numpy(), known[name].to_numpy(dtype=np.float64)
     tolerance_us = PERSISTENCE_TOLERANCE_H * MICROSECONDS_PER_HOUR
-    wanted_us = microseconds(rows["observed_at"]) - PERSISTENCE_H * MICROSECONDS_PER_HOUR
-    for number, (own, wanted) in enumerate(zip(rows["sounder_id"], wanted_us, strict=True)):
+    wanted_us = microseconds(observed_at) - PERSISTENCE_H * MICROSECONDS_PER_HOUR
+    for number, (own, wanted) in enumerate(zip(sounders, wanted_us, strict=True)):
         first = np.searchsorted(time_us, wanted - tolerance_us, side="left")
         last = np.searchsorted(time_us, wanted + tolerance_us, side="right")
         near = first + np.flatnonzero((sounder_id[first:last] == own) & ~np.isnan(value[first:last]))
@@ -120,8 +246,9 @@ def skill_table(verification: pd.DataFrame) -> pd.DataFrame:
     """Skill per quantity and station, then over all stations (`sounder_id` "all"), in the quantity's unit.
 
     `bias` is prediction minus observation. `rmse_persistence` covers the rows that have an observation 24 h
-    earlier. No rows give an empty table with the same columns.
+    earlier. Forecasts, rows with a lead, are left out. No rows give an empty table with the same columns.
     """
+    verification = verification[verification["lead_h"] == 0]
 
     def rmse(difference: pd.Series[float]) -> float:
         return float(np.sqrt((difference**2).mean())) if difference.notna().any() else math.nan
@@ -138,6 +265,7 @@ def skill_table(verification: pd.DataFrame) -> pd.DataFrame:
                     "n": len(rows),
                     "rmse_holdout": rmse(rows["holdout_value"] - observed),
                     "rmse_iri_index": rmse(rows["iri_index_value"] - observed),
+                    "rmse_kc2g_kernel": rmse(rows["kc2g_kernel_value"].astype(float) - observed),
                     "rmse_persistence": rmse(rows["persistence_24h_value"].astype(float) - observed),
                     "bias": float((rows["holdout_value"] - observed).mean()),
                     "crps": float(rows["crps"].mean()),

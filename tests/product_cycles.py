@@ -104,6 +104,7 @@ def make_cycle(
         iri_index_value=lambda frame: frame["obs_value"] - 0.8,
         iri_f107_value=np.nan,
         persistence_24h_value=np.nan,
+        kc2g_kernel_value=lambda frame: frame["obs_value"] - 0.5,
         crps=0.15,
         is_within_50=True,
         is_within_90=True,

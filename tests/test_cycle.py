@@ -413,10 +413,12 @@ def test_the_skill_table_by_hand() -> None:
     rows = pd.DataFrame(
         {
             "quantity": "fof2_mhz",
+            "lead_h": 0.0,
             "sounder_id": ["A", "A", "B"],
             "obs_value": [5.0, 6.0, 7.0],
             "holdout_value": [5.3, 6.4, 7.0],
             "iri_index_value": [6.0, 7.0, 8.0],
+            "kc2g_kernel_value": [5.5, 6.5, np.nan],
             "persistence_24h_value": [4.0, np.nan, np.nan],
             "crps": [0.1, 0.2, 0.3],
             "is_within_50": [True, False, True],
@@ -431,4 +433,6 @@ def test_the_skill_table_by_hand() -> None:
     assert (table.loc["all", "n"], table.loc["all", "coverage50"]) == (3, pytest.approx(2 / 3))
     assert table.loc["all", "bias"] == pytest.approx(0.7 / 3)
     assert table.loc["all", "rmse_iri_index"] == pytest.approx(1.0)
+    assert table.loc["all", "rmse_kc2g_kernel"] == pytest.approx(0.5)
+    assert skill_table(rows.assign(lead_h=3.0)).empty
     assert skill_table(rows.iloc[:0]).empty

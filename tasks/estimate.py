@@ -1,0 +1,79 @@
+"""What can be known at one time: window, effective index, innovations, quality control and analysis of every quantity.
+
+A nowcast grids and scores an estimate; a forecast is an earlier estimate, asked about a later time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tasks.analysis import Solved, solve
+from tasks.background import Background, SolarLevels
+from tasks.effective_index import ChosenIndex, IndexChooser
+from tasks.kernel_config import QUANTITIES, KernelConfig
+from tasks.window import Stations, known_rows, locate
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Everything that the observations available at `valid_at` say, with and without each station."""
+
+    valid_at: pd.Timestamp
+    known: pd.DataFrame
+    """Rows of the look-back, in order of time."""
+    window: pd.DataFrame
+    """Rows of the analysis and the index: the newest of `known`."""
+    stations: Stations
+    station: NDArray[np.int64]
+    """Station of each row of the window."""
+    levels: SolarLevels
+    age_h: Array
+    chosen: ChosenIndex
+    held_out: list[ChosenIndex]
+    """The index without each station."""
+    solved: dict[str, Solved]
+    f107_sfu: float | None
+
+
+def estimate(
+    observations: pd.DataFrame,
+    *,
+    valid_at: pd.Timestamp,
+    available_at: pd.Timestamp,
+    kernel: KernelConfig,
+    background: Background,
+    f107_sfu: float | None,
+    scored_h: float,
+    threads: int,
+) -> Estimate:
+    """The estimate at `valid_at` from the rows available at `available_at`; rows newer than `scored_h` are scored.
+
+    Raises:
+        ValueError: an innovation covariance is not positive definite; the message names the pair of observations.
+    """
+    known = known_rows(observations, valid_at, available_at, kernel.lookback_h)
+    window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
+        drop=True
+    )
+    stations, station = locate(window, background, valid_at.year)
+    latitude, longitude = stations.latitude_deg[station], stations.longitude_deg[station]
+    levels = background.solar_levels(window["observed_at"], latitude, longitude)
+    age_h = np.asarray((valid_at - window["observed_at"]).dt.total_seconds(), dtype=np.float64) / 3600.0
+
+    index = IndexChooser(window, station, levels, age_h, kernel, f107_sfu)
+    chosen = index.choose(None)
+    held_out = [index.choose(excluded) for excluded in range(len(stations.sounder_id))]
+    scored = age_h < scored_h
+    solved = {
+        name: solve(name, kernel, window, stations, station, levels, age_h, chosen, held_out, scored, threads)
+        for name in QUANTITIES
+    }
+    return Estimate(
+        valid_at, known, window, stations, station, levels, age_h, chosen, held_out, solved, f107_sfu
+    )
