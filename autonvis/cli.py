@@ -128,6 +128,27 @@ def run_validate(settings: Settings, arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def run_density(settings: Settings, arguments: argparse.Namespace) -> None:
+    from tasks.background import Background
+    from tasks.cycles import parse_time
+    from tasks.density import compute_density, find_analysis, parse_heights, read_analysis, write_netcdf
+    from tasks.grid import Grid
+
+    time = parse_time(arguments.time, "time") if arguments.time else None
+    heights = parse_heights(arguments.heights)
+    grid = Grid.box(arguments.south, arguments.west, arguments.north, arguments.east, arguments.step)
+    analysis = (
+        read_analysis(arguments.analysis, time) if arguments.analysis else find_analysis(settings, time)
+    )
+    density = compute_density(analysis, grid, heights, Background())
+    write_netcdf(density, arguments.out)
+    n_heights, n_latitudes, n_longitudes = density.density_m3.shape
+    print(
+        f"{arguments.out}: {n_heights} heights x {n_latitudes} x {n_longitudes} places, "
+        f"valid {analysis.valid_time:%Y-%m-%dT%H:%MZ}, cycle {analysis.cycle_id}"
+    )
+
+
 def run_rebuild_catalog(settings: Settings, _: argparse.Namespace) -> None:
     from tasks.catalog_rebuild import rebuild_catalog
 
@@ -203,6 +224,31 @@ def build_parser() -> argparse.ArgumentParser:
         "file", type=Path, help="file or folder: CSV, Parquet, GIRO text, or .json and .jsonl as sent"
     )
     sub.add_argument("--dataset", choices=("ionograms", "measurements"), default="ionograms")
+    sub = verb(
+        "density",
+        run_density,
+        "Write the electron density of an analysis over a box of places and heights (NetCDF).",
+    )
+    sub.add_argument("--time", help="valid time, ISO-8601 with zone; default what products/current shows")
+    sub.add_argument(
+        "--analysis", type=Path, help="Parquet file of the dataset `analysis`; default the lake's"
+    )
+    for edge in ("south", "west", "north", "east"):
+        sub.add_argument(
+            f"--{edge}",
+            type=float,
+            required=True,
+            metavar="DEG",
+            help="west > east crosses the date line" if edge == "west" else None,
+        )
+    sub.add_argument("--step", type=float, default=1.0, metavar="DEG", help="spacing of places (default 1)")
+    sub.add_argument(
+        "--heights",
+        default="80:600:10",
+        metavar="FIRST:LAST:STEP",
+        help="in km, ends included (default 80:600:10)",
+    )
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="file to write")
     verb("rebuild-catalog", run_rebuild_catalog, "Make a lost catalog again from what landed and the lake.")
     verb("settings", show_settings, "List every setting with its value and meaning.")
     return parser

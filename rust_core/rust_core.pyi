@@ -10,9 +10,13 @@ __all__ = [
     "Analysis",
     "Climatology",
     "CovarianceTerm",
+    "MainField",
     "__version__",
+    "density",
+    "electron_content",
     "f107_to_ig12",
     "ig12_to_r12",
+    "layers",
     "screen_observations",
     "subsolar_point",
 ]
@@ -207,9 +211,74 @@ class Climatology:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Quasi-dipole latitude and longitude (-180..180), degrees, of n geographic points."""
 
+    def magnetic_local_time(
+        self,
+        time_us: NDArray[np.int64],
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        *,
+        n_threads: int,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Quasi-dipole latitude and longitude (-180..180), degrees, and magnetic local time, hours, each (n,)."""
+
     @property
     def floors(self) -> tuple[float, float, float, float, float]:
         """Smallest foF2 (MHz), hmF2 (km), M(3000)F2, B0 (km), B1 that evaluate returns."""
+
+@final
+class MainField:
+    """IGRF of degree 13; tasks.magnetic_field is its user-facing side.
+
+    epochs: (n,) rising years; coefficients: (n, 195) nT in the order of the published files. Raises ValueError otherwise.
+    """
+
+    def __new__(cls, epochs: NDArray[np.float64], coefficients: NDArray[np.float64]) -> MainField: ...
+    def evaluate(
+        self,
+        time_us: NDArray[np.int64],
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        height_km: NDArray[np.float64],
+        *,
+        n_threads: int,
+    ) -> tuple[
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+        NDArray[np.float64],
+    ]:
+        """North, east, down, intensity (nT), dip, declination, modip, dip latitude (deg), fH (MHz) at n points, each (n,)."""
+
+def layers(
+    columns_of_peaks: Sequence[NDArray[np.float64]],
+) -> tuple[
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+]:
+    """foF1 (MHz), hmF1 (km), F1 probability, F1 thickness, F2 thickness above and below the peak (km), each (n,).
+
+    columns_of_peaks: eight arrays (n,): foF2 (MHz), hmF2 (km), M(3000)F2, B0 (km), B1, foE (MHz), solar zenith angle (deg), R12.
+    Raises ValueError that names the value out of range.
+    """
+
+def density(
+    columns_of_peaks: Sequence[NDArray[np.float64]], heights_km: NDArray[np.float64], *, n_threads: int
+) -> NDArray[np.float64]:
+    """Electron density in m^-3, shape (heights, n); columns as in `layers`, heights 0..50,000 km."""
+
+def electron_content(
+    columns_of_peaks: Sequence[NDArray[np.float64]], *, low_km: float, high_km: float, n_threads: int
+) -> NDArray[np.float64]:
+    """Vertical electron content in TECU between two heights, shape (n,); columns as in `layers`."""
 
 def f107_to_ig12(f107_sfu: float) -> float:
     """IG12 for an F10.7 in sfu, within -20..200. Raises ValueError unless positive and finite."""

@@ -1,8 +1,8 @@
 """The climatological background of the analysis: IRI by spherical harmonics, at a given solar index.
 
 The maths is in ``rust_core``; this module loads the coefficient files that the package PyIRI distributes
-(Servan-Schreiber et al. 2026, doi:10.1029/2025SW004853) and speaks in times and arrays. Maps used: URSI foF2, SHU-2015
-hmF2, M(3000)F2, ABT-2009 B0 and B1; foE after NeQuick.
+(Servan-Schreiber et al. 2026, doi:10.1029/2025SW004853) and speaks in times and arrays. Maps used: URSI (or CCIR) foF2,
+SHU-2015 hmF2, M(3000)F2, ABT-2009 B0 and B1; foE after NeQuick.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 Array: TypeAlias = NDArray[np.float64]
 Times: TypeAlias = "ArrayLike | datetime | Sequence[datetime] | pd.DatetimeIndex | pd.Series[Any]"
 
+Fof2Map: TypeAlias = Literal["URSI", "CCIR"]
+
 MAP_FILES = {
-    "fof2": "foF2_URSI.nc",
     "hmf2": "hmF2_SHU2015.nc",
     "m3000f2": "M3000F2.nc",
     "b0": "B0.nc",
@@ -89,14 +90,17 @@ class Background:
     """IRI at any time and place. One instance may be shared by threads; building one reads 10 MB of coefficients (0.1 s).
 
     ``n_threads``: cores to use, default all that this process may run on. Results do not depend on it.
-    Raises ValueError when it is not positive, FileNotFoundError when PyIRI's coefficient files are missing.
+    ``fof2_map``: the foF2 map of URSI (1989) or of CCIR (1966). Raises ValueError for another map or threads that are not
+    positive, FileNotFoundError when PyIRI's coefficient files are missing.
     """
 
-    def __init__(self, n_threads: int | None = None) -> None:
+    def __init__(self, n_threads: int | None = None, *, fof2_map: Fof2Map = "URSI") -> None:
         if n_threads is not None and n_threads < 1:
             raise ValueError(f"n_threads = {n_threads}: at least 1 is needed")
         self.n_threads = len(os.sched_getaffinity(0)) if n_threads is None else n_threads
-        self._climatology = _load_climatology()
+        if fof2_map not in get_args(Fof2Map):
+            raise ValueError(f"fof2_map {fof2_map!r} is neither 'URSI' nor 'CCIR'")
+        self._climatology = _load_climatology(fof2_map)
         #: Smallest foF2 (MHz), hmF2 (km), M(3000)F2, B0 (km), B1: the maps are extrapolated beyond index 0 and 100.
         self.floors: tuple[float, float, float, float, float] = self._climatology.floors
 
@@ -108,7 +112,7 @@ class Background:
         ``times``: datetime64, aware datetimes or a pandas time index or series; those without a zone are UTC. Years
         1900-2099. ``latitude_deg`` -90..90, ``longitude_deg`` -360..360, ``ig12`` -20..200. Raises ValueError otherwise.
         """
-        time_us, latitude, longitude, index = _points(times, latitude_deg, longitude_deg, ig12)
+        time_us, latitude, longitude, index = points_of(times, latitude_deg, longitude_deg, ig12=ig12)
         return BackgroundState(
             *self._climatology.evaluate(time_us, latitude, longitude, index, n_threads=self.n_threads)
         )
@@ -121,7 +125,7 @@ class Background:
 
     def solar_levels(self, times: Times, latitude_deg: ArrayLike, longitude_deg: ArrayLike) -> SolarLevels:
         """The mapped parameters at solar index 0 and 100, from which any index is cheap; arguments as in :meth:`at`."""
-        time_us, latitude, longitude, _ = _points(times, latitude_deg, longitude_deg, 0.0)
+        time_us, latitude, longitude = points_of(times, latitude_deg, longitude_deg)
         levels = self._climatology.levels(time_us, latitude, longitude, n_threads=self.n_threads)
         return SolarLevels(levels[0], levels[1], levels[2], levels[3], levels[4], self.floors)
 
@@ -133,6 +137,17 @@ class Background:
         return self._climatology.quasi_dipole(
             np.ascontiguousarray(latitude), np.ascontiguousarray(longitude), year, n_threads=self.n_threads
         )
+
+    def magnetic_local_time(
+        self, times: Times, latitude_deg: ArrayLike, longitude_deg: ArrayLike
+    ) -> tuple[Array, Array, Array]:
+        """Quasi-dipole latitude and longitude (-180..180) in degrees and magnetic local time in hours (0..24), shape (n,).
+
+        Each point at its own UTC time, with the apex coordinates of its year (1900-2030, else the nearest); arguments as in
+        :meth:`at`. Magnetic noon lies on the quasi-dipole meridian of the subsolar point.
+        """
+        time_us, latitude, longitude = points_of(times, latitude_deg, longitude_deg)
+        return self._climatology.magnetic_local_time(time_us, latitude, longitude, n_threads=self.n_threads)
 
 
 def f107_to_ig12(f107_sfu: float) -> float:
@@ -156,9 +171,10 @@ def coefficient_folder() -> Path:
 
 
 @cache
-def _load_climatology() -> rust_core.Climatology:
+def _load_climatology(fof2_map: Fof2Map) -> rust_core.Climatology:
     folder = coefficient_folder()
-    maps = {name: _read(folder / "SH" / file)["Coefficients"] for name, file in MAP_FILES.items()}
+    files = {"fof2": f"foF2_{fof2_map}.nc", **MAP_FILES}
+    maps = {name: _read(folder / "SH" / file)["Coefficients"] for name, file in files.items()}
     apex = _read(folder / "Apex" / "Apex.nc")
     years = apex["Year"].astype(int)
     if not np.array_equal(years, np.arange(years[0], years[0] + years.size)):
@@ -182,23 +198,24 @@ def _read(path: Path) -> Mapping[str, Any]:
         }
 
 
-def _points(
-    times: Times, latitude_deg: ArrayLike, longitude_deg: ArrayLike, ig12: ArrayLike
-) -> tuple[NDArray[np.int64], Array, Array, Array]:
+def points_of(
+    times: Times, latitude_deg: ArrayLike, longitude_deg: ArrayLike, **others: ArrayLike
+) -> tuple[Any, ...]:
+    """UTC microseconds since 1970, latitude, longitude and the other arguments as contiguous arrays of one shape (n,).
+
+    Raises ValueError when an argument has neither one value nor as many as the longest.
+    """
     columns = {
         "times": _microseconds(times),
         "latitude_deg": _column(latitude_deg),
         "longitude_deg": _column(longitude_deg),
-        "ig12": _column(ig12),
+        **{name: _column(values) for name, values in others.items()},
     }
     n_points = max(column.size for column in columns.values()) if all(c.size for c in columns.values()) else 0
     for name, column in columns.items():
         if column.size not in (1, n_points):
             raise ValueError(f"{name} has {column.size} values where 1 or {n_points} are needed")
-    time_us, latitude, longitude, index = (
-        np.ascontiguousarray(np.broadcast_to(column, n_points)) for column in columns.values()
-    )
-    return time_us, latitude, longitude, index
+    return tuple(np.ascontiguousarray(np.broadcast_to(column, n_points)) for column in columns.values())
 
 
 def _column(values: ArrayLike) -> Array:

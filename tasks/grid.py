@@ -40,13 +40,19 @@ class Grid:
             raise ValueError(f"step_deg must lie in 0..90, got {step_deg}")
         return cls(south, west, north, east, step_deg)
 
-    def points(self) -> tuple[Array, Array]:
-        """Latitude and longitude (-180..180) of every point, south to north, west to east, shapes (n,)."""
+    def axes(self) -> tuple[Array, Array]:
+        """Latitudes and longitudes, both rising; longitudes go on beyond 180 where the box crosses the date line."""
         span = self.east - self.west + (360.0 if self.east < self.west else 0.0)
         n_latitudes = int(np.floor((self.north - self.south) / self.step_deg + 1e-9)) + 1
         n_longitudes = int(np.floor(span / self.step_deg + 1e-9)) + 1
-        latitudes = self.south + self.step_deg * np.arange(n_latitudes)
-        longitudes = self.west + self.step_deg * np.arange(n_longitudes)
+        return (
+            self.south + self.step_deg * np.arange(n_latitudes, dtype=np.float64),
+            self.west + self.step_deg * np.arange(n_longitudes, dtype=np.float64),
+        )
+
+    def points(self) -> tuple[Array, Array]:
+        """Latitude and longitude (-180..180) of every point, south to north, west to east, shapes (n,)."""
+        latitudes, longitudes = self.axes()
         longitudes = np.where(longitudes > 180.0, longitudes - 360.0, longitudes)
         latitude, longitude = np.meshgrid(latitudes, longitudes, indexing="ij")
         return latitude.ravel(), longitude.ravel()

@@ -28,6 +28,7 @@ VERBS = [
     "nowcast",
     "backfill",
     "replay",
+    "density",
     "rebuild-catalog",
     "settings",
 ]

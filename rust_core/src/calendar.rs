@@ -56,6 +56,21 @@ pub fn julian_date(time_us: i64) -> f64 {
     (days + JULIAN_DATE_OF_EPOCH) + fraction
 }
 
+/// The year and the elapsed fraction of it.
+pub fn decimal_year(time_us: i64) -> f64 {
+    let (date, hour) = date_and_hour(time_us);
+    let first_day_of = |year| {
+        days_from_date(Date {
+            year,
+            month: 1,
+            day: 1,
+        })
+    };
+    let (start, end) = (first_day_of(date.year), first_day_of(date.year + 1));
+    let elapsed_days = (days_from_date(date) - start) as f64 + hour / 24.0;
+    f64::from(date.year) + elapsed_days / (end - start) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

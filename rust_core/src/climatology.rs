@@ -12,7 +12,7 @@
 use ndarray::ArrayView4;
 use rayon::prelude::*;
 
-use crate::arguments::{check_length, check_places, thread_pool};
+use crate::arguments::{Points, check_length, check_range, thread_pool};
 use crate::calendar::{Date, MICROSECONDS_PER_DAY, date_and_hour, days_from_date};
 use crate::error::{KernelError, Result};
 use crate::legendre::{BLOCK, Directions, Lanes, Legendre};
@@ -44,8 +44,6 @@ const MID_MONTH_DAY: u32 = 15;
 /// Smallest value of each parameter (MHz, km, 1, km, 1). The maps are extrapolated beyond index 0 and 100 and may then
 /// leave the physical range; the floors lie below what the maps hold between those levels.
 pub const FLOORS: [f64; PARAMETERS] = [0.5, 100.0, 1.0, 10.0, 0.5];
-/// The Julian-date and sidereal series hold in the centuries around J2000.
-const YEARS: std::ops::RangeInclusive<i32> = 1900..=2099;
 /// Points per parallel task.
 const CHUNK: usize = 64 * BLOCK;
 
@@ -63,15 +61,6 @@ pub struct State {
 
 /// The mapped parameters at solar index 0 and 100 (IG12 for foF2 and hmF2, R12 for the others), without floors.
 pub type Levels = [[f64; LEVELS]; PARAMETERS];
-
-/// Where and when to evaluate: slices of one length.
-#[derive(Debug, Clone, Copy)]
-pub struct Points<'a> {
-    /// Microseconds since 1970-01-01 UTC.
-    pub time_us: &'a [i64],
-    pub latitude_deg: &'a [f64],
-    pub longitude_deg: &'a [f64],
-}
 
 pub struct Climatology {
     legendre: Legendre,
@@ -184,16 +173,7 @@ impl Climatology {
     pub fn evaluate(&self, points: Points, ig12: &[f64], n_threads: usize) -> Result<Vec<State>> {
         points.validate()?;
         check_length("ig12", ig12.len(), "times", points.time_us.len())?;
-        let (low, high) = IG12_RANGE;
-        if let Some((index, value)) = ig12
-            .iter()
-            .enumerate()
-            .find(|(_, v)| !(low..=high).contains(*v))
-        {
-            return Err(KernelError::InvalidArgument(format!(
-                "ig12[{index}] = {value} is outside {low}..{high}"
-            )));
-        }
+        check_range("ig12", ig12, IG12_RANGE)?;
         self.for_each_group(
             points,
             |index| (points.time_us[index], ig12[index].to_bits()),
@@ -440,35 +420,6 @@ impl Daylight {
         let foe_mhz =
             (0.49 + (1.112 - 0.019 * seasonal).powi(2) * self.f107_root * cosine.powf(0.6)).sqrt();
         (foe_mhz, zenith_deg)
-    }
-}
-
-impl Points<'_> {
-    fn validate(&self) -> Result<()> {
-        check_length(
-            "latitude_deg",
-            self.latitude_deg.len(),
-            "times",
-            self.time_us.len(),
-        )?;
-        check_length(
-            "longitude_deg",
-            self.longitude_deg.len(),
-            "times",
-            self.time_us.len(),
-        )?;
-        for (index, &time_us) in self.time_us.iter().enumerate() {
-            let (date, _) = date_and_hour(time_us);
-            if !YEARS.contains(&date.year) {
-                return Err(KernelError::InvalidArgument(format!(
-                    "times[{index}] lies in the year {}: the background covers {}..{}",
-                    date.year,
-                    YEARS.start(),
-                    YEARS.end()
-                )));
-            }
-        }
-        check_places(self.latitude_deg, self.longitude_deg)
     }
 }
 

@@ -12,6 +12,8 @@ pub mod error;
 pub mod legendre;
 pub mod linalg;
 pub mod magnetic;
+pub mod main_field;
+pub mod profile;
 mod python;
 pub mod quality;
 pub mod solar_index;

@@ -6,9 +6,11 @@
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-use crate::arguments::{check_length, check_places, thread_pool};
+use crate::arguments::{Points, check_length, check_places, thread_pool};
+use crate::calendar::date_and_hour;
 use crate::error::{KernelError, Result};
 use crate::legendre::{BLOCK, Directions, Lanes, Legendre};
+use crate::sun::subsolar_point;
 
 /// Degree of the apex fits.
 pub const APEX_DEGREE: usize = 20;
@@ -127,6 +129,45 @@ impl QuasiDipole {
                         })
                 })
                 .unzip()
+        }))
+    }
+
+    /// Quasi-dipole latitude and longitude (-180..180), degrees, and magnetic local time, hours 0..24, of each point at
+    /// its own time.
+    pub fn with_local_time(&self, points: Points, n_threads: usize) -> Result<Vec<[f64; 3]>> {
+        points.validate()?;
+        let of_one_time = |range: std::ops::Range<usize>| {
+            let time_us = points.time_us[range.start];
+            let year = date_and_hour(time_us).0.year;
+            let sun = subsolar_point(time_us);
+            let (_, sun_longitude_deg) = self.of_point(year, sun.latitude_deg, sun.longitude_deg);
+            let latitudes = points.latitude_deg[range.clone()].chunks(BLOCK);
+            let longitudes = points.longitude_deg[range].chunks(BLOCK);
+            latitudes
+                .zip(longitudes)
+                .flat_map(move |(latitudes, longitudes)| {
+                    let directions = Directions::from_degrees(latitudes, longitudes);
+                    let (latitude_deg, longitude_deg) = self.of_block(year, &directions);
+                    (0..latitudes.len()).map(move |lane| {
+                        let hours = magnetic_local_time_h(longitude_deg[lane], sun_longitude_deg);
+                        [latitude_deg[lane], longitude_deg[lane], hours]
+                    })
+                })
+        };
+        Ok(thread_pool(n_threads)?.install(|| {
+            points
+                .time_us
+                .par_chunks(CHUNK)
+                .enumerate()
+                .flat_map_iter(|(number, times)| {
+                    let mut end = number * CHUNK;
+                    times.chunk_by(|a, b| a == b).flat_map(move |run| {
+                        let start = end;
+                        end += run.len();
+                        of_one_time(start..end)
+                    })
+                })
+                .collect()
         }))
     }
 
