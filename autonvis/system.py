@@ -174,6 +174,21 @@ def run_prefect(arguments: list[str], environment: dict[str, str]) -> None:
         raise StartError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
 
 
+def deploy(environment: dict[str, str], *which: str) -> None:
+    """Create the work pool and apply the deployments of prefect.yaml, all or those that `which` selects.
+
+    Raises:
+        StartError: Prefect refuses.
+    """
+    run_prefect(["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], environment)
+    run_prefect(["--no-prompt", "deploy", *(which or ("--all",))], environment)
+
+
+def start_worker(settings: Settings, environment: dict[str, str]) -> Process:
+    """Start the worker that runs what the server at `PREFECT_API_URL` of `environment` schedules."""
+    return spawn("prefect-worker", [sys.executable, "-m", "autonvis.worker"], environment, settings.log_root)
+
+
 def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]:
     """Start broker, gateway, Prefect server, deployments and worker; returns the addresses.
 
@@ -225,15 +240,8 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         remember()
         say(f"prefect  {prefect_url}")
 
-        run_prefect(["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"], environment)
-        run_prefect(["--no-prompt", "deploy", "--all"], environment)
-        worker = spawn(
-            "prefect-worker",
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"],
-            environment,
-            settings.log_root,
-        )
-        started.append(worker)
+        deploy(environment)
+        started.append(start_worker(settings, environment))
         remember()
         say("worker   started; land runs every 5 minutes, nowcast every 15")
     except BaseException:

@@ -11,7 +11,9 @@ A segment is a file of records, each
 It is written under `<name>.open`, locked (`flock`) while open, and sealed by renaming it to `<batch id>.seg`; a
 sealed segment never changes. Its batch id is its first record's time and the hash of its bytes, so that the same
 bytes have the same name everywhere. A process that dies leaves an `.open` file without a lock: `recover` cuts a
-torn last record, which nobody was told had arrived, and seals the rest.
+torn last record, which nobody was told had arrived, and seals the rest. A damaged record before the end costs itself
+only, as long as its lengths still lead to a record that verifies. Nothing else is searched for: bytes that look like a
+record may be a payload's, and then a stranger would have written its header.
 """
 
 from __future__ import annotations
@@ -52,7 +54,12 @@ class SpoolError(OSError):
 
 
 class SegmentError(ValueError):
-    """A sealed segment does not read back as it was written; the message names file and offset."""
+    """A segment does not read back as it was written; the message names file and offset.
+
+    `resume_at` is where the next record begins if the damaged one's lengths are right.
+    """
+
+    resume_at: int | None = None
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -207,19 +214,11 @@ class SpoolWriter:
         self.close()
 
     def _open(self) -> int:
-        while True:
-            name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(4)}.open"
-            self._path = self.directory / name
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            self._fd, self._good_bytes = fd, 0
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # else `recover` found it empty and removed it before we had the lock
-                break
-            self._fd = None
-            os.close(fd)
+        self._fd, self._path = _open_segment(self.directory)
+        self._good_bytes = 0
         _sync_directory(self.directory)
         self._opened_s = self._appended_s = time.monotonic()
-        return fd
+        return self._fd
 
     def _seal(self) -> Path | None:
         assert self._fd is not None
@@ -278,22 +277,20 @@ def recover(directory: Path) -> list[Path]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(fd).st_nlink or not path.exists():
                 continue
-            good_bytes = 0
+            n_bytes = os.fstat(fd).st_size
             with path.open("rb") as file:
-                try:
-                    for good_bytes, _ in _scan(file, path):  # noqa: B007
-                        pass
-                except SegmentError as error:
-                    # Not a torn tail: keep everything readable and the unreadable rest beside it for inspection.
-                    log.error("%s: sealing the %d bytes before it", error, good_bytes)
-                n_bytes = os.fstat(fd).st_size
-                if good_bytes < n_bytes:
-                    _keep_tail(path, file, good_bytes)
-            os.ftruncate(fd, good_bytes)
-            os.fsync(fd)
-            result = _seal_file(fd, path)
+                good = _good_spans(file, path)
+                if good != [(0, n_bytes)]:
+                    _keep_tail(path, file, good[0][1])  # what is not read back stays for inspection
+                if len(good) > 1:
+                    result = _seal_spans(file, path, good)
+                else:
+                    os.ftruncate(fd, good[0][1])
+                    os.fsync(fd)
+                    result = _seal_file(fd, path)
             if result is not None:
-                log.info("recovered %s (%d bytes, %d cut)", result.name, good_bytes, n_bytes - good_bytes)
+                n_good = sum(end - begin for begin, end in good)
+                log.info("recovered %s (%d bytes, %d cut)", result.name, n_good, n_bytes - n_good)
                 sealed.append(result)
         except BlockingIOError:
             continue
@@ -369,10 +366,22 @@ def make_durable_directory(directory: Path) -> None:
         _sync_directory(folder.parent)
 
 
-def _scan(file: Any, path: Path) -> Iterator[tuple[int, Record]]:
-    """Yields (offset after the record, record); returns at a torn tail."""
+def _open_segment(directory: Path) -> tuple[int, Path]:
+    """A new locked `.open` file."""
+    while True:
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(4)}.open"
+        path = directory / name
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:  # else `recover` found it empty and removed it before we had the lock
+            return fd, path
+        os.close(fd)
+
+
+def _scan(file: Any, path: Path, offset: int = 0) -> Iterator[tuple[int, Record]]:
+    """Yields (offset after the record, record) from `offset` on; returns at a torn tail."""
     n_bytes = os.fstat(file.fileno()).st_size
-    offset = 0
+    file.seek(offset)
     while offset < n_bytes:
         prefix = file.read(_PREFIX.size)
         reason = "its length is cut"
@@ -396,7 +405,9 @@ def _scan(file: Any, path: Path) -> Iterator[tuple[int, Record]]:
                 file.seek(end)
                 # Blocks that never reached the disk read as zeros; anything else after a bad record is damage.
                 if file.read().strip(b"\0") and prefix.strip(b"\0"):
-                    raise SegmentError(f"segment {path} is damaged at byte {offset}: {reason}")
+                    damage = SegmentError(f"segment {path} is damaged at byte {offset}: {reason}")
+                    damage.resume_at = end
+                    raise damage
         log.warning(
             "segment %s ends in a torn record at byte %d (%s); it was never acknowledged",
             path,
@@ -404,6 +415,45 @@ def _scan(file: Any, path: Path) -> Iterator[tuple[int, Record]]:
             reason,
         )
         return
+
+
+def _good_spans(file: Any, path: Path) -> list[tuple[int, int]]:
+    """Where the bytes of verified records begin and end; the first span begins at 0 and may be empty."""
+    spans: list[tuple[int, int]] = []
+    begin: int | None = 0
+    while begin is not None:
+        end, resume_at = begin, None
+        try:
+            for end, _ in _scan(file, path, begin):  # noqa: B007
+                pass
+        except SegmentError as error:
+            log.error("%s: it is kept beside the others", error)
+            resume_at = error.resume_at
+        if begin > 0 and end == begin:  # the lengths of the damaged record led nowhere
+            break
+        spans.append((begin, end))
+        begin = resume_at
+    return spans
+
+
+def _seal_spans(file: Any, path: Path, spans: list[tuple[int, int]]) -> Path | None:
+    """Seals `spans` of a damaged segment as a file of their own and removes it.
+
+    Interrupted and repeated, it gives the same bytes and so the same name.
+    """
+    fd, copy = _open_segment(path.parent)
+    try:
+        offset = 0
+        for begin, end in spans:
+            file.seek(begin)
+            _write_all(fd, file.read(end - begin), offset)
+            offset += end - begin
+        os.fsync(fd)
+        sealed = _seal_file(fd, copy)
+    finally:
+        os.close(fd)
+    path.unlink()
+    return sealed
 
 
 def _keep_tail(path: Path, file: Any, offset: int) -> None:

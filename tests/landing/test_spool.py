@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import resource
 import signal
 import struct
@@ -96,6 +97,54 @@ def test_any_torn_tail_keeps_every_whole_record(data: st.DataObject) -> None:
         (directory / "20310102T120000-1-dead.open").write_bytes(whole[:cut] + b"\0" * zeros)
         assert payloads(recover(directory)) == [b"%d" % n * 50 for n in range(4) if sizes[n] <= cut]
         assert recover(directory) == []
+
+
+FORGED = spool._encode(Record("http", "ionograms", "STRANGER", NOON, "application/json", b"forged", "http"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 3), st.sampled_from(["prefix", "header", "payload"]), st.randoms())
+def test_a_damaged_record_in_an_unsealed_segment_costs_itself_only(
+    number: int, part: str, chance: random.Random
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        bodies = [b"%d" % n * 50 + FORGED * 3 for n in range(4)]
+        encoded = [spool._encode(record(body)) for body in bodies]
+        before, damaged, after = encoded[:number], bytearray(encoded[number]), encoded[number + 1 :]
+        n_prefix, n_header = spool._PREFIX.size, len(damaged) - spool._PREFIX.size - len(bodies[number])
+        begin, size = {
+            "prefix": (0, n_prefix),
+            "header": (n_prefix, n_header),
+            "payload": (n_prefix + n_header, len(bodies[number])),
+        }[part]
+        damaged[begin + chance.randrange(size)] ^= 1 << chance.randrange(8)
+        path = directory / "20310102T120000-1-dead.open"
+        path.write_bytes(b"".join((*before, damaged, *after)))
+        found = payloads(recover(directory))
+        kept = bodies[:number] + bodies[number + 1 :]
+        if part == "prefix":  # the way to the next record may be lost, and a stranger's is not taken instead
+            assert found in (kept, bodies[:number])
+        else:
+            assert found == kept
+        assert path.with_suffix(".torn").read_bytes().startswith(damaged)
+        assert not list(directory.glob("*.open"))
+        assert recover(directory) == []
+
+
+def test_an_interrupted_recovery_of_a_damaged_segment_gives_the_same_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (bytearray(spool._encode(record(body * 20))) for body in (b"1", b"2", b"3"))
+    second[-1] ^= 1
+    path = tmp_path / "20310102T120000-1-dead.open"
+    path.write_bytes(first + second + third)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_: None)  # the damaged one stays, as after a kill
+        (before,) = recover(tmp_path)
+    assert path.exists()
+    assert recover(tmp_path) == [before] == sealed_segments(tmp_path)
+    assert payloads([before]) == [b"1" * 20, b"3" * 20]
 
 
 def test_damage_inside_a_sealed_segment_is_reported(tmp_path: Path) -> None:
