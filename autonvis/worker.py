@@ -10,6 +10,7 @@ from __future__ import annotations
 import runpy
 import socket
 import sys
+from typing import Any
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -20,7 +21,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Crashed
 
 from autonvis.system import WORK_POOL
@@ -34,9 +35,7 @@ def close_abandoned_runs(client: SyncPrefectClient, worker_name: str) -> list[Fl
     Runs of other workers are left alone, and so is one that has outlived its worker: it ends by itself.
     """
     unfinished = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))
-        ),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
     )
     alive = _runs_alive()
@@ -46,7 +45,7 @@ def close_abandoned_runs(client: SyncPrefectClient, worker_name: str) -> list[Fl
         if run.labels.get("prefect.worker.name") == worker_name and str(run.id) not in alive
     ]
     for run in abandoned:
-        state = Crashed(message=f"worker {worker_name} was killed, and with it the process of this run")
+        state: State[Any] = Crashed(message=f"worker {worker_name} and the process of this run were killed")
         client.set_flow_run_state(run.id, state, force=True)
     return abandoned
 

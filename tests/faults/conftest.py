@@ -22,7 +22,7 @@ from tasks import catalog
 from tasks.landing.mqtt import create_session
 from tasks.settings import Settings
 from tests.faults import victims
-from tests.faults.gateway_process import GatewayProcess
+from tests.faults.gateway_process import Address, GatewayProcess
 from tests.faults.ledger import Ledger, Verdict, land_everything
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,12 +107,13 @@ def kill_after(process: BaseProcess, delay_s: float) -> bool:
 
 @pytest.fixture
 def start_gateway(trial: Trial, start_victim: Callable[..., BaseProcess]) -> Callable[..., GatewayProcess]:
-    """Starts the gateway, on the port it had or a free one, with a fault of `tests.faults.victims` built in."""
+    """Starts the gateway, where it was or on free ports, with a fault of `tests.faults.victims` built in."""
 
-    def start(*, port: int = 0, fault: str | None = None, **changes: Any) -> GatewayProcess:
-        port = port or free_port()
-        settings = trial.settings.model_copy(update={"gateway_port": port, "tcp_port": 0, **changes})
-        return GatewayProcess(start_victim(victims.serve, settings, fault, trial.chance.random()), port)
+    def start(*, at: Address | None = None, fault: str | None = None, **changes: Any) -> GatewayProcess:
+        at = at or Address("127.0.0.1", free_port(), free_port())
+        listening = {"gateway_host": at.host, "gateway_port": at.http_port, "tcp_port": at.tcp_port}
+        settings = trial.settings.model_copy(update=listening | changes)
+        return GatewayProcess(start_victim(victims.serve, settings, fault, trial.chance.random()), at)
 
     return start
 
@@ -141,8 +142,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _rows:
         return
     terminalreporter.section("faults")
-    row = "{:<44} {:>6} {:>13} {:>6} {:>8} {:>9}".format
-    terminalreporter.write_line(row("fault", "runs", "acknowledged", "lost", "doubled", "phantoms"))
+    row = "{:<44} {:>6} {:>13} {:>6} {:>8} {:>9} {:>12}".format
+    terminalreporter.write_line(
+        row("fault", "runs", "acknowledged", "lost", "doubled", "phantoms", "quarantined")
+    )
     for fault, n_runs, verdict in _rows:
         counts = (len(ids) for ids in (verdict.lost, verdict.doubled, verdict.phantoms))
-        terminalreporter.write_line(row(fault, n_runs, verdict.n_acknowledged, *counts))
+        terminalreporter.write_line(
+            row(fault, n_runs, verdict.n_acknowledged, *counts, verdict.n_quarantined)
+        )

@@ -31,6 +31,7 @@ class Verdict:
     """Counts of ids: lost (acknowledged, in neither place it belongs), doubled, phantom (stored, but not by right)."""
 
     n_acknowledged: int
+    n_quarantined: int
     lost: frozenset[str]
     doubled: frozenset[str]
     phantoms: frozenset[str]
@@ -79,7 +80,9 @@ class Ledger:
         lost = (self.acknowledged & good) - stored.keys() | (self.acknowledged & bad) - quarantined
         doubled = {name for name, count in stored.items() if count > 1} | (stored.keys() & quarantined)
         phantoms = (stored.keys() - good) | (quarantined - self.sent.keys())
-        return Verdict(len(self.acknowledged), frozenset(lost), frozenset(doubled), frozenset(phantoms))
+        return Verdict(
+            len(self.acknowledged), len(raws), frozenset(lost), frozenset(doubled), frozenset(phantoms)
+        )
 
 
 def land_everything(settings: Settings) -> None:

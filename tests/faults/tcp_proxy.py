@@ -1,4 +1,4 @@
-"""A network between two ends on the loopback address that can be cut, or go silent without a word (half-open)."""
+"""A network in front of a port of the loopback address that can be cut, or go silent without a word (half-open)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from types import TracebackType
 
 
 class BadNetwork:
-    """Forwards TCP to `port`; each connection ends after a random number of bytes by a cut or by silence."""
+    """Forwards TCP to `port`; the first `n_bad` connections end after some bytes by a cut or by silence."""
 
-    def __init__(self, port: int, chance: random.Random, *, mean_bytes: int, n_bad: int) -> None:
+    def __init__(
+        self,
+        port: int,
+        chance: random.Random,
+        *,
+        mean_bytes: int = 1,
+        n_bad: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
         self._target, self._chance, self._mean_bytes = port, chance, mean_bytes
         self.n_left = n_bad
         """Connections still to fail; after them the network is good."""
         self._is_closing = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server((host, 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
         self._threads = [threading.Thread(target=self._serve)]
 

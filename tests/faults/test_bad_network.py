@@ -12,22 +12,26 @@ from tasks.landing import mqtt
 from tasks.landing.mqtt import BrokerUnavailable, drain, publish_many
 from tasks.settings import Settings
 from tests.faults.conftest import Trial
-from tests.faults.gateway_process import GatewayProcess, sending
+from tests.faults.gateway_process import Address, GatewayProcess, sending
 from tests.faults.tcp_proxy import BadNetwork
 
 
 def test_stations_behind_a_bad_network(trial: Trial, start_gateway: Callable[..., GatewayProcess]) -> None:
     gateway = start_gateway()
-    n_bad = len(trial.runs(15, 300))
+    host, http_port, tcp_port = gateway.address
+    n_bad = len(trial.runs(10, 200))
     with (
-        BadNetwork(gateway.port, trial.chance, mean_bytes=20_000, n_bad=n_bad) as network,
-        sending(trial.ledger, f"http://127.0.0.1:{network.port}", timeout_s=1.0) as stations,
+        BadNetwork(http_port, trial.chance, mean_bytes=20_000, n_bad=n_bad) as http,
+        BadNetwork(tcp_port, trial.chance, mean_bytes=20_000, n_bad=n_bad) as lines,
+        sending(trial.ledger, Address(host, http.port, lines.port), timeout_s=1.0) as stations,
     ):
-        while network.n_left:
+        while http.n_left or lines.n_left:
             stations.wait_for(202, 1, 120)
+            stations.wait_for("tcp 202", 1, 120)
         stations.wait_for(202, 3)
+        stations.wait_for("tcp 202", 3)
     gateway.stop()
-    trial.conclude("HTTP connections cut or half-open", n_bad)
+    trial.conclude("proxy cuts or silences HTTP and TCP", 2 * n_bad)
 
 
 def test_a_drain_behind_a_bad_network(
@@ -52,4 +56,4 @@ def test_a_drain_behind_a_bad_network(
                 continue
     while drain(mqtt_settings).n_messages:
         pass
-    trial.conclude("MQTT connections cut or half-open", n_bad)
+    trial.conclude("proxy cuts or silences MQTT", n_bad)

@@ -14,7 +14,7 @@ def test_steps_of_the_clock_lose_and_double_nothing(
     trial: Trial, start_gateway: Callable[..., GatewayProcess]
 ) -> None:
     gateway = start_gateway(fault="clock")
-    with sending(trial.ledger, gateway.url) as stations:
+    with sending(trial.ledger, gateway.address) as stations:
         stations.wait_for(202, len(trial.runs(60, 2000)), 300)
     gateway.stop()
     land_everything(trial.settings)

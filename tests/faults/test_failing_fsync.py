@@ -18,12 +18,14 @@ def test_a_gateway_on_a_failing_disk_acknowledges_only_what_is_there(
 ) -> None:
     gateway = start_gateway(fault="fsync")
     n_failures = len(trial.runs(5, 200))
-    with sending(trial.ledger, gateway.url) as stations:
+    with sending(trial.ledger, gateway.address) as stations:
         stations.wait_for(503, n_failures, 600)
+        stations.wait_for("tcp 503", n_failures, 600)
         stations.wait_for(202, 1)
-    assert set(stations.answers) == {202, 503}, json.dumps(dict(stations.answers))
+        stations.wait_for("tcp 202", 1)
+    assert set(stations.answers) == {202, 503, "tcp 202", "tcp 503"}, json.dumps(dict(stations.answers))
     gateway.kill()
-    trial.conclude("fsync fails under the gateway", stations.answers[503])
+    trial.conclude("fsync fails under the gateway", stations.answers[503] + stations.answers["tcp 503"])
 
 
 def test_a_curation_on_a_failing_disk_is_repeated_until_it_is_whole(

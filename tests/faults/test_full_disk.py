@@ -50,15 +50,17 @@ def test_a_full_disk_refuses_and_nothing_acknowledged_is_missing(
 ) -> None:
     gateway = start_gateway(min_free_disk_mb=0)  # the disk itself is to refuse, not the limit above it
     runs = trial.runs(2, 20)
-    with sending(trial.ledger, gateway.url) as stations:
+    with sending(trial.ledger, gateway.address) as stations:
         for _ in runs:
             stations.wait_for(202, 5)
             ballast = fill(small_disk)
             stations.wait_for(503, 5)
+            stations.wait_for("tcp 503", 5)
             with pytest.raises((OSError, DatabaseError, CatalogError)):
                 land_everything(trial.settings)
             ballast.unlink()
             stations.wait_for(202, 1)
+            stations.wait_for("tcp 202", 1)
             land_everything(trial.settings)
     gateway.stop()
     trial.conclude("disk full and free again", len(runs))

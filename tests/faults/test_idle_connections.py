@@ -13,6 +13,7 @@ from tests.faults.conftest import Trial
 from tests.faults.gateway_process import GatewayProcess, sending
 
 SLOW_REQUEST = b"POST /ionogram HTTP/1.1\r\nHost: slow\r\nX-Slow: "
+SLOW_LINE = b'{"sounder_id": "'
 
 
 @contextmanager
@@ -52,21 +53,25 @@ def test_idle_and_dripping_connections_are_cut_and_nobody_waits(
 ) -> None:
     n_connections = len(trial.runs(1_000, 10_000))
     gateway = start_gateway(fault="impatience", max_connections=n_connections)
+    host, http_port, tcp_port = gateway.address
+    beginnings = ((http_port, b""), (http_port, SLOW_REQUEST), (tcp_port, b""), (tcp_port, SLOW_LINE))
     connections: list[socket.socket] = []
-    with descriptors(n_connections + 500), sending(trial.ledger, gateway.url) as stations:
+    with descriptors(n_connections + 500), sending(trial.ledger, gateway.address) as stations:
         stations.wait_for(202, 1)
+        stations.wait_for("tcp 202", 1)
         try:
-            for number in range(n_connections):
-                connections.append(socket.create_connection(("127.0.0.1", gateway.port), timeout=60))
-                connections[-1].setblocking(False)
-                if number % 2:
-                    connections[-1].send(SLOW_REQUEST)
+            for _ in range(0, n_connections, len(beginnings)):
+                for port, beginning in beginnings:
+                    connections.append(socket.create_connection((host, port), timeout=60))
+                    connections[-1].setblocking(False)
+                    connections[-1].send(beginning)
             stations.wait_for(202, 10, 120)
+            stations.wait_for("tcp 202", 10, 120)
             assert outlast(connections, 120) == 0
         finally:
             for connection in connections:
                 connection.close()
         stations.wait_for(202, 10, 120)
-    assert set(stations.answers) <= {202, 503}
+    assert set(stations.answers) <= {202, 503, "tcp 202", "tcp 503"}
     gateway.stop()
-    trial.conclude("idle and dripping connections", n_connections)
+    trial.conclude("idle and dripping, HTTP and TCP", n_connections)

@@ -34,14 +34,14 @@ def test_a_locked_catalog_costs_nothing(
     gateway = start_gateway()
     runs = trial.runs(1, 10)
     for _ in runs:
-        with locked(trial) as holder, sending(trial.ledger, gateway.url) as stations:
+        with locked(trial) as holder, sending(trial.ledger, gateway.address) as stations:
             stations.wait_for(202, 3)
             release = threading.Timer(trial.chance.uniform(0.5, 2.0), holder.execute, ["ROLLBACK"])
             release.start()
             land_everything(trial.settings)  # waits its turn
             release.join()
     monkeypatch.setattr(catalog, "BUSY_TIMEOUT_MS", 200)
-    with locked(trial), sending(trial.ledger, gateway.url) as stations:
+    with locked(trial), sending(trial.ledger, gateway.address) as stations:
         stations.wait_for(202, 3)
         gateway.stop()
         with pytest.raises(OperationalError, match="locked"):

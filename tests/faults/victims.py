@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from services import gateway, http_limits
+from services import gateway, http_limits, tcp
 from tasks.landing.mqtt import BrokerUnavailable, drain
 from tasks.settings import Settings
 from tests.faults.ledger import land_everything
@@ -83,8 +83,8 @@ def step_clock(chance: random.Random) -> None:
 
 
 def lose_patience(_: random.Random) -> None:
-    """Slow headers are cut after three seconds, so that a test need not wait for the real limit."""
-    http_limits.HEADER_TIMEOUT_S = 3.0
+    """Slow headers and lines are cut after three seconds, so that a test need not wait for the real limits."""
+    http_limits.HEADER_TIMEOUT_S = tcp.LINE_TIMEOUT_S = tcp.IDLE_TIMEOUT_S = 3.0
 
 
 FAULTS = {"fsync": fail_syncs, "clock": step_clock, "impatience": lose_patience}
