@@ -25,6 +25,9 @@ START_TIMEOUT_S = 120.0
 FLUSH_TIMEOUT_S = 10.0
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
+_children: list[subprocess.Popen[bytes]] = []
+"""What this process has started: Python complains of a handle that is dropped while its process runs on."""
+
 
 class StartError(RuntimeError):
     """The live system could not be started or stopped; the message says which part and what to do."""
@@ -68,6 +71,7 @@ def spawn(name: str, command: list[str], environment: dict[str, str], log_root: 
             cwd=PROJECT_ROOT,
             start_new_session=True,
         )
+    _children.append(child)
     return Process(name, child.pid, started_s(child.pid))
 
 

@@ -16,6 +16,9 @@ import httpx
 
 from tests.faults.ledger import Ledger
 
+PACE_S = 0.002
+"""Pause of a station per observation: what is sent is landed too, and that takes longer."""
+
 
 class Address(NamedTuple):
     """Where the landing zones listen."""
@@ -83,6 +86,7 @@ class Stations:
             if answer.status_code == 202:
                 self._ledger.acknowledge(items)
                 items = self._ledger.items(n_items)
+                self.is_ending.wait(n_items * PACE_S)
             else:
                 self.is_ending.wait(0.02)
         client.close()
@@ -108,6 +112,7 @@ class Stations:
                         connection.sendall(b"".join(json.dumps(item).encode() + b"\n" for item in items))
                         items = [item for item in items if not self._is_stored(item, answers.readline())]
                         items += self._ledger.items(n_lines - len(items))
+                        self.is_ending.wait(n_lines * PACE_S)
             except (OSError, EOFError, json.JSONDecodeError) as error:  # the end may come within an answer
                 self.answers[f"tcp {type(error).__name__}"] += 1
                 self.is_ending.wait(0.02)

@@ -26,7 +26,7 @@ def spool(trial: Trial, items: list[dict[str, Any]]) -> None:
 def test_a_killed_curation_loses_and_doubles_nothing(
     trial: Trial, start_victim: Callable[..., BaseProcess]
 ) -> None:
-    n_killed, wanted = 0, len(trial.runs(8, 70))
+    n_killed, wanted = 0, len(trial.runs(6, 70))
     items: list[dict[str, Any]] = []
     while n_killed < wanted:
         fresh = trial.ledger.items(15)

@@ -16,9 +16,9 @@ def test_a_killed_drain_loses_and_doubles_nothing(
     trial: Trial, mqtt_settings: Settings, start_victim: Callable[..., BaseProcess]
 ) -> None:
     topic = f"nvis/ionograms/{trial.ledger.sounder_id}"
-    n_killed, wanted = 0, len(trial.runs(8, 60))
+    n_killed, wanted = 0, len(trial.runs(6, 60))
     while n_killed < wanted:
-        items = trial.ledger.items(200)
+        items = trial.ledger.items(100)
         process = start_victim(victims.drain_for_ever, mqtt_settings)
         publish_many(broker_url(mqtt_settings), ((topic, json.dumps(item).encode()) for item in items))
         trial.ledger.acknowledge(items)

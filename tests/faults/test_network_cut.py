@@ -76,7 +76,7 @@ def test_a_cut_that_nobody_is_told_of_loses_and_doubles_nothing(
     url = str(mqtt_settings.mqtt_url)
     port = urlsplit(url).port
     assert port is not None
-    runs = trial.runs(3, 60)
+    runs = trial.runs(3, 40)
     # The broker listens on the loopback address: a relay with no faults of its own stands for it on the cable.
     with BadNetwork(port, trial.chance, host=namespace.host) as relay:
         there = f"{namespace.host}:{relay.port}"
