@@ -54,6 +54,7 @@ class LiveFlows:
             assert run.state is not None
             if run.state.name in states:
                 return run
+            assert not run.state.is_final(), f"the run is {run.state.name}: {run.state.message}"
             assert time.monotonic() < deadline_s, f"the run is {run.state.name}, not {' or '.join(states)}"
             time.sleep(0.05)
 
