@@ -156,6 +156,12 @@ def run_rebuild_catalog(settings: Settings, _: argparse.Namespace) -> None:
     print(f"{rebuilt.n_batches} batches and {rebuilt.n_cycles} cycles recorded; sounders register again")
 
 
+def show_mosquitto_users(settings: Settings, _: argparse.Namespace) -> None:
+    from services.mosquitto_users import password_file
+
+    print(password_file(settings), end="")
+
+
 def finish(state: object) -> None:
     """Print how a flow run ended; a failure is a non-zero exit."""
     from prefect.client.schemas.objects import State
@@ -250,6 +256,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="file to write")
     verb("rebuild-catalog", run_rebuild_catalog, "Make a lost catalog again from what landed and the lake.")
+    verb(
+        "mosquitto-users",
+        show_mosquitto_users,
+        "Print the stations' lines for the password file of a Mosquitto of your own.",
+    )
     verb("settings", show_settings, "List every setting with its value and meaning.")
     return parser
 

@@ -169,11 +169,11 @@ def submit(settings: Settings, items: list[Item], origin: str, say: Any) -> None
     by_http = [station for station in sorted(by_station) if station not in by_mqtt]
 
     broker = start_broker(settings.home)
-    os.environ["AUTONVIS_MQTT_URL"] = broker.url
+    os.environ["AUTONVIS_MQTT_URL"] = broker.consumer_url
     load_settings.cache_clear()
     durable = "" if broker.is_durable else ", not durable"
     try:
-        create_session(broker.url, settings.mqtt_client_id)
+        create_session(broker.consumer_url, settings.mqtt_client_id)
         n_sent = publish_many(
             broker.url,
             (

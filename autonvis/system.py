@@ -219,19 +219,23 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
 
     remember()
     try:
+        tcp_port = choose_port(settings.tcp_port, "AUTONVIS_TCP_PORT")
+        http_port = choose_port(settings.gateway_port, "AUTONVIS_GATEWAY_PORT")
         if settings.mqtt_url:
             environment["AUTONVIS_MQTT_URL"] = settings.mqtt_url
             say("broker   the one of AUTONVIS_MQTT_URL")
         else:
-            broker = start_broker(settings.home)
-            environment["AUTONVIS_MQTT_URL"] = broker.url
-            durable = "" if broker.is_durable else " (not durable: what it queues is lost if it is killed)"
-            say(f"broker   {broker.kind}{durable}")
+            broker = start_broker(settings.home, gateway=f"http://{settings.gateway_host}:{http_port}")
+            environment["AUTONVIS_MQTT_URL"] = broker.consumer_url
+            say(f"broker   {broker.kind} for stations on mqtt://{broker.stations}; it {broker.durability}")
         remember()
-        create_session(environment["AUTONVIS_MQTT_URL"], settings.mqtt_client_id)
+        create_session(
+            environment["AUTONVIS_MQTT_URL"],
+            settings.mqtt_client_id,
+            version=settings.mqtt_version,
+            share=settings.mqtt_share,
+        )
 
-        tcp_port = choose_port(settings.tcp_port, "AUTONVIS_TCP_PORT")
-        http_port = choose_port(settings.gateway_port, "AUTONVIS_GATEWAY_PORT")
         gateway, gateway_url = start_gateway(settings, http_port, tcp_port)
         started.append(gateway)
         remember()

@@ -1,9 +1,14 @@
 """A private MQTT broker under the system's home, for systems that are given none by `AUTONVIS_MQTT_URL`.
 
 In order of preference: RabbitMQ with its MQTT plugin (keeps what it acknowledged through kill -9 and power cuts),
-Mosquitto (may lose the last second at kill -9), an embedded one (memory only). Each runs on ports of its own with our
-configuration and fresh credentials, beside any broker of the machine, and keeps its state under
-`HOME/broker/<kind>`. `HOME/run/broker.json` says which process it is, so that another command can stop it.
+Mosquitto (may lose the last second at kill -9), NATS (a power cut may take two minutes), an embedded one (memory
+only). Each runs on ports of its own with our configuration and fresh credentials, beside any broker of the machine,
+and keeps its state under `HOME/broker/<kind>`. `HOME/run/broker.json` says which process it is, so that another
+command can stop it.
+
+Nobody is admitted without a password. The system has two users: the consumer, which may read and no more, and the
+operator, which may do everything. Stations come in by the credential of `/register` (`services/broker_auth.py`,
+`services/mosquitto_users.py`).
 """
 
 from __future__ import annotations
@@ -23,27 +28,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import psutil
 
 from services.processes import free_port, is_free, is_running, kill_all, started_s, stop_process
-from tasks.landing.mqtt import BATCH_MESSAGES, BrokerUnavailable, ping
+from tasks.landing.mqtt import BATCH_MESSAGES, MESSAGE_BYTES, BrokerUnavailable, ping
+from tasks.mosquitto_hash import mosquitto_hash
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["rabbitmq", "mosquitto", "embedded"]
-KINDS: tuple[Kind, ...] = ("rabbitmq", "mosquitto", "embedded")
+Kind = Literal["rabbitmq", "mosquitto", "nats", "embedded"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 DURABILITY: dict[Kind, str] = {
     "rabbitmq": "is durable: it keeps every acknowledged message through kill -9 and power cuts",
     "mosquitto": "is nearly durable: it saves its queue after each change, once a second: kill -9 may lose the last second",
+    "nats": "is nearly durable: it keeps its queue through kill -9, but syncs it every two minutes: a power cut loses those",
     "embedded": "is not durable: it keeps messages in memory only, and they are lost when it stops",
 }
 
-
 PORT_WAIT_S = 5.0
+END_WAIT_S = 10.0
+"""A broker that was killed is gone, with its ports, within this time."""
+HEADER_BYTES = 64 * 2**10
 INFRA = Path(__file__).resolve().parents[1] / "infra"
 """Configuration of each kind, with `$names` for what differs from system to system."""
 
@@ -61,13 +70,20 @@ class NotInstalled(BrokerError):  # noqa: N818 - a state of the machine
 
 @dataclass(frozen=True)
 class Broker:
-    """A running private broker; `url` holds its credentials."""
+    """A running private broker.
+
+    `url` holds the operator's credentials, `consumer_url` those of the drain; `stations` is the host:port for stations
+    and `gateway` the URL of the gateway that is asked about them, if any.
+    """
 
     url: str
     kind: Kind
     pid: int
     start_s: float
     home: Path
+    consumer_url: str
+    stations: str
+    gateway: str | None
 
     @property
     def is_durable(self) -> bool:
@@ -95,26 +111,38 @@ class Broker:
             _state_path(self.home).unlink(missing_ok=True)
 
 
-def start_broker(home: Path, *, port: int = 0, kind: Kind | None = None, timeout_s: float = 90.0) -> Broker:
-    """Starts the best broker installed and returns when it accepts clients; one that runs already is returned.
+def start_broker(
+    home: Path,
+    *,
+    port: int = 0,
+    kind: Kind | None = None,
+    gateway: str | None = None,
+    timeout_s: float = 90.0,
+) -> Broker:
+    """Starts the best broker installed and returns when it accepts clients.
+
+    One that runs already, and answers, is returned; one that asks another gateway is started again.
 
     Args:
         home: root of the system; state and log go to `home/broker`.
         port: TCP port on the loopback address; 0 takes the one used last, or a free one.
         kind: only this kind, instead of the best installed.
+        gateway: URL of the gateway that knows the stations; without it RabbitMQ and the embedded broker admit none.
         timeout_s: bound on the start.
 
     Raises:
         BrokerError: it does not start, or the kind asked for is not installed.
     """
     home = home.resolve()
-    running = running_broker(home)
+    running = _answering_broker(home)
     if running is not None:
         if kind not in (None, running.kind):
             raise BrokerError(
                 f"a {running.kind} broker runs under {home} already; stop it before starting {kind}"
             )
-        return running
+        if gateway in (None, running.gateway):
+            return running
+        running.stop()
     for pid, child in list(_children.items()):
         if child.poll() is not None:  # killed from outside
             del _children[pid]
@@ -123,7 +151,7 @@ def start_broker(home: Path, *, port: int = 0, kind: Kind | None = None, timeout
         prepare = _PREPARE[candidate]
         directory = home / "broker" / candidate
         try:
-            broker = _start(home, candidate, prepare, directory, port, timeout_s)
+            broker = _start(home, candidate, prepare, directory, port, gateway, timeout_s)
         except BrokerError as error:
             problems.append(str(error))
             level = logging.DEBUG if isinstance(error, NotInstalled) else logging.WARNING
@@ -142,7 +170,25 @@ def running_broker(home: Path) -> Broker | None:
         return None
     if not is_running(state["pid"], state["start_s"]):
         return None
-    return Broker(state["url"], state["kind"], state["pid"], state["start_s"], home)
+    return Broker(**state, home=home)
+
+
+def _answering_broker(home: Path) -> Broker | None:
+    """The broker that runs and answers. One that was killed a moment ago may still be listed, and is waited for."""
+    deadline_s = time.monotonic() + END_WAIT_S
+    while (broker := running_broker(home)) is not None:
+        try:
+            ping(broker.url, timeout_s=2.0)
+        except BrokerUnavailable as error:
+            if time.monotonic() > deadline_s:
+                raise BrokerError(
+                    f"the {broker.kind} broker of {home}, process {broker.pid}, runs but does not answer ({error}); "
+                    "stop it first"
+                ) from error
+            time.sleep(0.05)
+        else:
+            return broker
+    return None
 
 
 def stop_broker(home: Path) -> bool:
@@ -169,11 +215,12 @@ def _start(
     prepare: Callable[[Path, dict[str, Any]], _Launch],
     directory: Path,
     port: int,
+    gateway: str | None,
     timeout_s: float,
 ) -> Broker:
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
-    parameters = _parameters(directory, port)
+    parameters = {**_parameters(directory, port), "gateway": gateway}
     launch = prepare(directory, parameters)
     log_path = directory / "broker.log"
     with log_path.open("ab") as output:
@@ -186,7 +233,10 @@ def _start(
             stderr=output,
             start_new_session=True,
         )
-    url = f"mqtt://{parameters['username']}:{parameters['password']}@127.0.0.1:{parameters['port']}"
+    address = f"127.0.0.1:{parameters['port']}"
+    url = f"mqtt://{parameters['username']}:{parameters['password']}@{address}"
+    consumer_url = f"mqtt://{parameters['consumer']}:{parameters['consumer_password']}@{address}"
+    stations = f"127.0.0.1:{parameters['station_port']}" if kind == "mosquitto" else address
     deadline_s = time.monotonic() + timeout_s
     try:
         while True:
@@ -207,20 +257,29 @@ def _start(
     except BaseException:
         _kill_tree(process)
         raise
-    broker = Broker(url, kind, pid, started_s(pid), home)
+    broker = Broker(url, kind, pid, started_s(pid), home, consumer_url, stations, gateway)
     _children[pid] = process
-    _write_private(
-        _state_path(home),
-        json.dumps({"kind": kind, "url": url, "pid": pid, "start_s": broker.start_s}, indent=1),
-    )
+    state = {name: value for name, value in vars(broker).items() if name != "home"}
+    write_private(_state_path(home), json.dumps(state, indent=1))
     return broker
 
 
 def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
     script = _rabbitmq_script()
     amqp_port, distribution_port = free_port(), free_port()
-    _configure("rabbitmq/rabbitmq.conf", directory, {**parameters, "amqp_port": amqp_port})
+    values = {
+        **parameters,
+        "amqp_port": amqp_port,
+        "directory": directory,
+        "operator_hash": _rabbitmq_hash(parameters["password"]),
+        "consumer_hash": _rabbitmq_hash(parameters["consumer_password"]),
+    }
+    _configure("rabbitmq/definitions.json", directory, values)
     _configure("rabbitmq/enabled_plugins", directory, {})
+    configuration = _configure("rabbitmq/rabbitmq.conf", directory, values)
+    if parameters["gateway"]:
+        stations = _configure("rabbitmq/stations.conf", directory, values)
+        write_private(configuration, configuration.read_text() + stations.read_text())
     (directory / "rabbitmq-env.conf").write_text(
         "# empty: the machine's own node has its settings elsewhere\n"
     )
@@ -242,6 +301,11 @@ def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
     return _Launch([str(script)], environment, "beam")
 
 
+def _rabbitmq_hash(password: str) -> str:
+    salt = secrets.token_bytes(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
 def _rabbitmq_script() -> Path:
     found = shutil.which("rabbitmq-server")
     candidates = [Path(found).resolve()] if found else []
@@ -261,22 +325,43 @@ def _prepare_mosquitto(directory: Path, parameters: dict[str, Any]) -> _Launch:
     )
     if program is None:
         raise NotInstalled("Mosquitto is not installed")
-    salt = secrets.token_bytes(12)
-    digest = hashlib.pbkdf2_hmac("sha512", parameters["password"].encode(), salt, 101)
-    _write_private(
+    write_private(
         directory / "passwords",
-        f"{parameters['username']}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}\n",
+        f"{parameters['username']}:{mosquitto_hash(parameters['password'])}\n"
+        f"{parameters['consumer']}:{mosquitto_hash(parameters['consumer_password'])}\n",
     )
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    _configure("mosquitto/mosquitto.conf", directory, {**parameters, "directory": directory, "user": user})
+    stations = directory / "stations"  # the gateway fills it
+    if not stations.exists():
+        write_private(stations, "")
+    if not is_free(parameters["station_port"]):
+        raise BrokerError(f"port {parameters['station_port']}, for Mosquitto's stations, is taken")
+    values = {
+        **parameters,
+        "directory": directory,
+        "user": pwd.getpwuid(os.geteuid()).pw_name,
+        "packet_bytes": MESSAGE_BYTES + HEADER_BYTES,
+    }
+    for name in ("mosquitto.conf", "acl", "stations_acl"):
+        _configure(f"mosquitto/{name}", directory, values)
     return _Launch([program, "-c", str(directory / "mosquitto.conf")], dict(os.environ), "mosquitto")
 
 
-def _configure(template: str, directory: Path, values: dict[str, Any]) -> None:
-    """Fills in `infra/<template>` and writes it to `directory`, for its owner only."""
+def _prepare_nats(directory: Path, parameters: dict[str, Any]) -> _Launch:
+    program = shutil.which(
+        "nats-server", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
+    )
+    if program is None:
+        raise NotInstalled("NATS is not installed")
+    _configure("nats/nats.conf", directory, {**parameters, "directory": directory})
+    return _Launch([program, "-c", str(directory / "nats.conf")], dict(os.environ), "nats-server")
+
+
+def _configure(template: str, directory: Path, values: dict[str, Any]) -> Path:
+    """Fills in `infra/<template>` and writes it to `directory`, for its owner only; returns the path."""
     source = INFRA / template
-    text = Template(source.read_text()).substitute(values, window=BATCH_MESSAGES)
-    _write_private(directory / source.name, text)
+    text = Template(source.read_text()).substitute(values, window=BATCH_MESSAGES, message_bytes=MESSAGE_BYTES)
+    write_private(directory / source.name, text)
+    return directory / source.name
 
 
 def _prepare_embedded(directory: Path, parameters: dict[str, Any]) -> _Launch:
@@ -284,13 +369,16 @@ def _prepare_embedded(directory: Path, parameters: dict[str, Any]) -> _Launch:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(INFRA.parent), os.environ.get("PYTHONPATH")))),
     }
-    command = [sys.executable, "-m", "services.embedded_broker", str(directory / "parameters.json")]
+    path = directory / "embedded.json"
+    write_private(path, json.dumps(parameters))
+    command = [sys.executable, "-m", "services.embedded_broker", str(path)]
     return _Launch(command, environment, "")
 
 
 _PREPARE: dict[Kind, Callable[[Path, dict[str, Any]], _Launch]] = {
     "rabbitmq": _prepare_rabbitmq,
     "mosquitto": _prepare_mosquitto,
+    "nats": _prepare_nats,
     "embedded": _prepare_embedded,
 }
 
@@ -298,15 +386,18 @@ _PREPARE: dict[Kind, Callable[[Path, dict[str, Any]], _Launch]] = {
 def _parameters(directory: Path, port: int) -> dict[str, Any]:
     """Credentials and node name, made once: RabbitMQ's database belongs to both. The port stays while it is free."""
     path = directory / "parameters.json"
+    name = f"autonvis-{secrets.token_hex(3)}"
+    parameters: dict[str, Any] = {
+        "username": name,
+        "password": secrets.token_urlsafe(24),
+        "consumer": f"{name}-consumer",
+        "consumer_password": secrets.token_urlsafe(24),
+        "node": f"autonvis_{secrets.token_hex(6)}",
+        "port": 0,
+        "station_port": free_port(),
+    }
     if path.exists():
-        parameters: dict[str, Any] = json.loads(path.read_text())
-    else:
-        parameters = {
-            "username": f"autonvis-{secrets.token_hex(3)}",
-            "password": secrets.token_urlsafe(24),
-            "node": f"autonvis_{secrets.token_hex(6)}",
-            "port": 0,
-        }
+        parameters |= json.loads(path.read_text())
     if port:
         if not is_free(port):
             raise BrokerError(f"port {port} is taken: choose another, or 0 for a free one")
@@ -316,7 +407,7 @@ def _parameters(directory: Path, port: int) -> dict[str, Any]:
     elif not _becomes_free(parameters["port"]):
         known, parameters["port"] = parameters["port"], free_port()
         log.warning("port %d is taken: the broker moves to %d; tell its stations", known, parameters["port"])
-    _write_private(path, json.dumps(parameters, indent=1))
+    write_private(path, json.dumps(parameters, indent=1))
     return parameters
 
 
@@ -355,7 +446,7 @@ def _state_path(home: Path) -> Path:
     return home / "run" / "broker.json"
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Replaces `path` whole, readable by the owner only: it may hold a password."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")

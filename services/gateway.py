@@ -6,6 +6,7 @@
     GET  /health                   200 only while the spool can be written
     GET  /schema                   the JSON Schema of one item, per dataset
     GET  /openapi.json             all of this, in full
+    POST /broker/…                 what a broker asks about its clients (`services/broker_auth.py`)
 
 Bodies may be gzipped. With `?dry_run=true` items are judged and not stored. A
 request repeated with its `Idempotency-Key` gets its first answer again and lands once.
@@ -41,7 +42,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.broker_auth import BrokerAuth
 from services.http_limits import LimitedProtocol
+from services.mosquitto_users import keep_in_step
 from services.openapi import openapi_document
 from services.tcp import LineServer
 from tasks import catalog
@@ -87,6 +90,7 @@ def create_app(settings: Settings, lines: socket.socket | None = None) -> Starle
             Route("/health", gateway.get_health, methods=["GET"]),
             Route("/schema", gateway.get_schema, methods=["GET"]),
             Route("/openapi.json", gateway.get_openapi, methods=["GET"]),
+            *BrokerAuth(gateway.door).routes(),
         ],
         exception_handlers={Problem: _problem, HTTPException: _http_problem, Exception: _server_problem},
         lifespan=gateway.lifespan,
@@ -105,11 +109,13 @@ class _Gateway:
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(self.commit.start)
         line_server = LineServer(self.door)
+        mosquitto_users = asyncio.create_task(keep_in_step(self.settings))
         try:
             if self.lines is not None:
                 await line_server.start(self.lines)
             yield
         finally:
+            mosquitto_users.cancel()
             await line_server.stop()
             await asyncio.to_thread(self.commit.stop)
 

@@ -25,6 +25,14 @@ _WHEN_POSTED = {
 }
 
 
+_QUESTIONS = {
+    "user": ["username", "password", "client_id"],
+    "vhost": ["username", "vhost"],
+    "resource": ["username", "resource", "name", "permission"],
+    "topic": ["username", "name", "permission", "routing_key"],
+}
+
+
 def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
     """The document; `body_bytes` is the limit of a request's body, inflated."""
     return {
@@ -44,6 +52,7 @@ def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
             },
             "/batch": {"post": _landing("Many items, of one dataset or mixed", _ref("Batch"))},
             "/register": {"post": _registration()},
+            **{f"/broker/{question}": {"post": _question(question)} for question in _QUESTIONS},
             "/health": {
                 "get": {
                     "summary": "200 only while the spool can be written",
@@ -228,6 +237,22 @@ def _registration() -> dict[str, Any]:
             "200": _answer("Recorded", answered),
             "201": _answer("Registered; the credential is shown this once", answered),
             **_problems({**_WHEN_POSTED, 409: "Registered already, and the credential was not sent"}),
+        },
+    }
+
+
+def _question(name: str) -> dict[str, Any]:
+    fields = {field: {"type": "string", "maxLength": 500} for field in _QUESTIONS[name]}
+    form = {"schema": {"type": "object", "properties": fields}}
+    statuses = (400, 408, 413, *((503,) if name == "user" else ()))
+    said = {"type": "string", "enum": ["allow", "deny"]}
+    return {
+        "summary": f"What RabbitMQ's HTTP backend asks of an MQTT client ({name})",
+        "operationId": f"broker_{name}",
+        "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": form}},
+        "responses": {
+            "200": {"description": "The answer", "content": {"text/plain": {"schema": said}}},
+            **{str(status): _problem(_WHEN_POSTED[status]) for status in statuses},
         },
     }
 

@@ -44,6 +44,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from tasks.mosquitto_hash import mosquitto_hash
 from tasks.settings import Settings
 
 BUSY_TIMEOUT_MS = 30_000  # a writer waits for another this long; catalog transactions take milliseconds
@@ -121,6 +122,7 @@ class Credential(Base):
     sounder_id: Mapped[str] = mapped_column(ForeignKey("sounders.sounder_id"), index=True)
     issued_at: Mapped[datetime] = mapped_column(UtcDateTime)
     is_revoked: Mapped[bool] = mapped_column(Boolean, default=False)
+    mosquitto_hash: Mapped[str | None] = mapped_column(String(160))
 
 
 class Batch(Base):
@@ -267,6 +269,15 @@ def credential_owner(engine: Engine, credential: str) -> str | None:
     with Session(engine.execution_options(is_reading=True)) as session:
         row = session.get(Credential, _hash(credential))
         return None if row is None or row.is_revoked else row.sounder_id
+
+
+def mosquitto_hashes(engine: Engine) -> list[tuple[str, str]]:
+    """Sounder and password hash of every valid credential that has one."""
+    with Session(engine.execution_options(is_reading=True)) as session:
+        rows = session.execute(
+            select(Credential.sounder_id, Credential.mosquitto_hash).where(Credential.is_revoked.is_(False))
+        )
+        return [(sounder_id, text) for sounder_id, text in rows if text is not None]
 
 
 def get_sounder(engine: Engine, sounder_id: str) -> Sounder | None:
@@ -509,7 +520,14 @@ def exclusive(engine: Engine, purpose: str) -> Iterator[None]:
 
 def _add_credential(session: Session, sounder_id: str, now: datetime) -> str:
     credential = secrets.token_urlsafe(CREDENTIAL_BYTES)
-    session.add(Credential(credential_hash=_hash(credential), sounder_id=sounder_id, issued_at=now))
+    session.add(
+        Credential(
+            credential_hash=_hash(credential),
+            sounder_id=sounder_id,
+            issued_at=now,
+            mosquitto_hash=mosquitto_hash(credential),
+        )
+    )
     return credential
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -33,6 +34,14 @@ class Settings(BaseSettings):
     )
     mqtt_client_id: str = Field(
         "autonvis-land", description="Client id of the landing consumer's persistent session."
+    )
+    mqtt_version: Literal["3.1.1", "5"] = Field(
+        "3.1.1", description="MQTT version of the landing consumer; 5 where the broker speaks it."
+    )
+    mqtt_share: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_-]*$",
+        description="Group of consumers that share the queue (`$share/GROUP/…`), each with its own client id; empty for one.",
     )
     mqtt_drain_messages: int = Field(20_000, ge=1, description="Messages at most per drain of the queue.")
     mqtt_drain_s: float = Field(60.0, gt=0, description="Seconds at most per drain of the queue.")

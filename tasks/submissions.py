@@ -25,6 +25,10 @@ SIMULATED = "simulated"
 ITEMS_KEY = "items"  # {"items": [...]} is a list with room for the sender's own notes beside it
 
 
+CUT_OFF = "application/vnd.autonvis.cut-off"
+"""Content type of the beginning of what was too large to be kept whole."""
+
+
 class DecodeError(ValueError):
     """The bytes of a record are not what they claim to be."""
 
@@ -74,6 +78,8 @@ def read_delivery(payload: bytes, content_type: str = "application/json") -> Del
     is_json = content_type.partition(";")[0].strip() in ("application/json", "")
     if is_json and (delivery := _plain_delivery(payload)) is not None:
         return delivery
+    if content_type == CUT_OFF:
+        raise DecodeError("too large: only its beginning was kept")
     is_text = content_type.startswith("text/")
     if not is_json and not is_text:
         return _decode_by_source(payload, content_type)

@@ -5,32 +5,53 @@ queues for our persistent session, which exists from `create_session` on. `drain
 loop, the write to the spool and the acknowledgements follow one another, so no callback can die unseen and
 nothing is acknowledged out of turn. An acknowledgement belongs to the connection its message came by: a lost
 connection is replaced by a new client object, so identifiers of the old one cannot reach the new session.
+
+Who sent a message is the topic's last part: the broker lets a sounder publish under its own name only
+(`services/broker_auth.py`). Several consumers share the work by `AUTONVIS_MQTT_SHARE`, where the broker knows shared
+subscriptions.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from tasks.landing.spool import Record, SpoolWriter
+from tasks.landing.retained import Retained
+from tasks.landing.spool import Record, SpoolWriter, make_durable_directory
 from tasks.settings import Settings, SettingsError
+from tasks.submissions import CUT_OFF
 
 log = logging.getLogger(__name__)
 
-TOPICS = ("nvis/ionograms/+", "nvis/measurements/+")
+DATASETS = ("ionograms", "measurements")
+TOPICS = tuple(f"nvis/{dataset}/#" for dataset in DATASETS)
+"""All levels: to RabbitMQ a dot in a sounder's id is a level of its own, and `+` would leave it out unseen."""
 BATCH_MESSAGES = 1000
 """Messages per fsync: the fastest of 20, 200, 1,000 and 5,000 measured; also the window asked of our own brokers."""
+BATCH_BYTES = 64 * 2**20
+"""Payload bytes in memory at which they are committed."""
+MESSAGE_BYTES = 8 * 2**20
+"""A larger message, where the broker lets it through, lands as its beginning only and is quarantined."""
+KEPT_BYTES = 64 * 2**10
+"""Of a message that is too large."""
+NEVER = 0xFFFFFFFF
+"""Session expiry of MQTT 5; a session of 3.1.1 without a clean start does not expire by itself."""
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60
@@ -82,8 +103,11 @@ class _Connection:
     address: _Address
     failure: str | None = None
     is_connected: bool = False
+    had_session: bool = False
+    """Whether the broker knew the session."""
     is_subscribed: bool = False
     messages: list[paho.MQTTMessage] = field(default_factory=list)
+    n_message_bytes: int = 0
     n_published: int = 0
 
     def step(self, timeout_s: float) -> None:
@@ -97,6 +121,11 @@ class _Connection:
             raise BrokerUnavailable(
                 f"the MQTT broker {self.address} {self.failure or f'closed the connection ({paho.error_string(code)})'}"
             )
+
+    def take(self) -> list[paho.MQTTMessage]:
+        """What has come and was not taken yet."""
+        messages, self.messages, self.n_message_bytes = self.messages, [], 0
+        return messages
 
     def wait_for(self, is_done: Callable[[], bool], what: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -130,7 +159,11 @@ class _Connection:
         """
         deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
         n_waiting = -1
-        while len(self.messages) > n_waiting and time.monotonic() < deadline_s:
+        while (
+            len(self.messages) > n_waiting
+            and self.n_message_bytes < BATCH_BYTES
+            and time.monotonic() < deadline_s
+        ):
             n_waiting = len(self.messages)
             self.step(SETTLE_S)
 
@@ -174,18 +207,29 @@ def broker_url(settings: Settings) -> str:
         raise BrokerUnavailable(
             f"no MQTT broker: set AUTONVIS_MQTT_URL or start one with `autonvis up` (none runs under {settings.home})"
         ) from None
-    return str(state["url"])
+    return str(state["consumer_url"])
 
 
-def create_session(url: str, client_id: str, topics: Iterable[str] = TOPICS) -> None:
+def create_session(url: str, client_id: str, *, version: str = "3.1.1", share: str = "") -> None:
     """Creates the persistent session, so that the broker queues from now on; harmless when it exists.
+
+    Args:
+        url: the broker, with the consumer's user.
+        client_id: name of the session.
+        version: of MQTT, 3.1.1 or 5.
+        share: group of the shared subscription; empty for none.
 
     Raises:
         BrokerUnavailable: see the message.
+        SettingsError: the broker does not know shared subscriptions.
     """
-    connection = _connect(url, client_id)
+    connection = _connect(url, client_id, version=version, manual_ack=True)  # what is queued stays queued
+    marker_topic = _marker_topic(client_id)
     try:
-        connection.subscribe((*topics, _marker_topic(client_id)))
+        connection.subscribe(_filters(client_id, share))
+        if share and not connection.had_session:
+            connection.client.publish(marker_topic, b"", qos=1)
+            _wait_for_marker(connection, marker_topic)
         connection.wait_for(lambda: connection.is_subscribed, "SUBSCRIBE")
         connection.close()
     finally:
@@ -210,17 +254,29 @@ def publish_many(
     topic_payloads: Iterable[tuple[str, bytes]],
     *,
     client_id: str | None = None,
+    version: str = "3.1.1",
+    is_retained: bool = False,
     timeout_s: float = 60.0,
 ) -> int:
     """Publishes with QoS 1 and returns the number of messages when the broker has acknowledged every one.
 
-    At most 1,000 messages are in flight; `timeout_s` bounds the wait for one more acknowledgement.
+    At most 1,000 messages are in flight; `timeout_s` bounds the wait for one more acknowledgement. By MQTT 3.1.1
+    some brokers acknowledge what they refuse; by 5 they say so, and that nobody has subscribed.
 
     Raises:
-        BrokerUnavailable: the message says how many were acknowledged.
+        BrokerUnavailable: the message says how many were acknowledged, or which was refused.
     """
-    connection = _connect(url, client_id or f"autonvis-publish-{secrets.token_hex(4)}", clean_session=True)
+    client_id = client_id or f"autonvis-publish-{secrets.token_hex(4)}"
+    connection = _connect(url, client_id, version=version, clean_session=True)
     n_sent = 0
+
+    def on_publish(_: Any, __: Any, mid: int, reason: Any, ___: Any) -> None:
+        if reason.value:
+            connection.failure = f"does not take message {mid}: {reason}"
+        else:
+            connection.n_published += 1
+
+    connection.client.on_publish = on_publish
 
     def wait_until(n_published: int) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -236,7 +292,7 @@ def publish_many(
 
     try:
         for topic, payload in topic_payloads:
-            connection.client.publish(topic, payload, qos=1)
+            connection.client.publish(topic, payload, qos=1, retain=is_retained)
             n_sent += 1
             wait_until(n_sent - IN_FLIGHT)
         wait_until(n_sent)
@@ -260,27 +316,52 @@ def drain(
 
     Ends when everything that was queued at the start is taken (a marker published into the own session comes back),
     after `idle_s` of silence, after about `mqtt_drain_messages` messages, or after `mqtt_drain_s` seconds. Every
-    message lands as raw bytes, whatever it holds; it is decoded later. `on_progress` gets the running count after
-    each commit.
+    message lands as raw bytes, whatever it holds; it is decoded later. A retained copy lands once. `on_progress` gets
+    the running count after each commit. While another process of this home drains the same session, nothing is done.
 
     Raises:
+        SettingsError: the broker does not know the shared subscription that is asked for.
         BrokerUnavailable: the broker cannot be reached, or was lost and did not come back. What was taken until
             then is in sealed segments.
         SpoolError: the spool cannot be written; the messages stay with the broker.
     """
+    directory = settings.spool_root / "mqtt"
+    make_durable_directory(directory)
+    with _sole_use(directory / f"{quote(settings.mqtt_client_id, safe='')}.lock") as is_sole:
+        if is_sole:
+            return _drain(settings, directory, idle_s, on_progress)
+    log.info("another process drains session %s", settings.mqtt_client_id)
+    return DrainResult(0, 0, False, [])
+
+
+@contextmanager
+def _sole_use(path: Path) -> Iterator[bool]:
+    """Holds the lock `path` if nobody does: two connections of one session would end each other for ever."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(fd)
+
+
+def _drain(
+    settings: Settings, directory: Path, idle_s: float, on_progress: Callable[[int], None] | None
+) -> DrainResult:
     url = broker_url(settings)
     deadline_s = time.monotonic() + settings.mqtt_drain_s
-    directory = settings.spool_root / "mqtt"
     before = set(directory.glob("*.seg"))
-    drained = _Drain(
-        limit=settings.mqtt_drain_messages, deadline_s=deadline_s, idle_s=idle_s, on_progress=on_progress
-    )
+    retained = Retained(directory / f"{quote(settings.mqtt_client_id, safe='')}.retained.json")
+    drained = _Drain(settings, retained, deadline_s=deadline_s, idle_s=idle_s, on_progress=on_progress)
     n_failures = 0
     with SpoolWriter(directory) as writer:
         while True:
             n_before = drained.n_messages
             try:
-                drained.run(url, settings.mqtt_client_id, writer)
+                drained.run(url, writer)
                 break
             except BrokerUnavailable as error:
                 n_failures = 1 if drained.n_messages > n_before else n_failures + 1
@@ -300,7 +381,8 @@ def drain(
 
 @dataclass
 class _Drain:
-    limit: int
+    settings: Settings
+    retained: Retained
     deadline_s: float
     idle_s: float
     on_progress: Callable[[int], None] | None
@@ -309,28 +391,32 @@ class _Drain:
     is_empty: bool = False
     was_connected: bool = False
 
-    def run(self, url: str, client_id: str, writer: SpoolWriter) -> None:
+    def run(self, url: str, writer: SpoolWriter) -> None:
         """One connection's worth; see `drain`."""
-        connection = _connect(url, client_id, manual_ack=True)
+        client_id, share = self.settings.mqtt_client_id, self.settings.mqtt_share
+        limit = self.settings.mqtt_drain_messages
+        connection = _connect(url, client_id, version=self.settings.mqtt_version, manual_ack=True)
         self.was_connected = True
         marker_topic = _marker_topic(client_id)
         marker = secrets.token_bytes(16)
         try:
             # Again on every connection: a session whose first subscription was cut short would stay deaf. Its answer is
             # not waited for: a broker may first want the queue acknowledged.
-            connection.subscribe((*TOPICS, marker_topic))
+            connection.subscribe(_filters(client_id, share))
             connection.client.publish(marker_topic, marker, qos=1)
             heard_s = time.monotonic()
-            while not self.is_empty and self.n_messages < self.limit and time.monotonic() < self.deadline_s:
+            while not self.is_empty and self.n_messages < limit and time.monotonic() < self.deadline_s:
                 n_waiting = len(connection.messages)
                 connection.step(QUIET_S if n_waiting else 0.1)
                 if len(connection.messages) > n_waiting:
                     heard_s = time.monotonic()
-                    if len(connection.messages) < BATCH_MESSAGES:
+                    if len(connection.messages) < BATCH_MESSAGES and connection.n_message_bytes < BATCH_BYTES:
                         continue
                 if connection.messages:
                     self._commit(connection, writer, marker_topic, marker)
                 elif time.monotonic() - heard_s > self.idle_s:
+                    if share:
+                        raise _no_sharing(connection)
                     self.is_empty = True
             if not self.is_empty:
                 connection.settle()
@@ -340,7 +426,7 @@ class _Drain:
             connection.abort()
 
     def _commit(self, connection: _Connection, writer: SpoolWriter, marker_topic: str, marker: bytes) -> None:
-        messages, connection.messages = connection.messages, []
+        messages = connection.take()
         records = []
         for message in messages:
             topic = _topic(message)
@@ -348,9 +434,10 @@ class _Drain:
                 self.is_empty |= (
                     message.payload == marker
                 )  # older ones are left from drains that stopped early
-            else:
+            elif not message.retain or self.retained.is_new(topic or "", message.payload):
                 records.append(_record(topic, message.payload))
         writer.append_many(records)
+        self.retained.save()
         for message in messages:
             connection.client.ack(message.mid, message.qos)
         self.n_messages += len(records)
@@ -361,15 +448,18 @@ class _Drain:
 
 def _record(topic: str | None, payload: bytes | bytearray) -> Record:
     parts = (topic or "").split("/")
-    is_known = len(parts) == 3 and parts[0] == "nvis" and parts[1] in ("ionograms", "measurements")
+    is_known = len(parts) >= 3 and parts[0] == "nvis" and parts[1] in DATASETS
+    is_too_large = len(payload) > MESSAGE_BYTES
     return Record(
         channel="mqtt",
         dataset=parts[1] if is_known else None,
-        sounder_id=(parts[2] or None) if is_known else None,
+        # RabbitMQ gives a dot back as a slash, which no id has.
+        sounder_id=(".".join(parts[2:]) or None) if is_known else None,
         received_at=datetime.now(UTC),
-        content_type="application/json",
-        payload=bytes(payload),
+        content_type=CUT_OFF if is_too_large else "application/json",
+        payload=bytes(payload[:KEPT_BYTES] if is_too_large else payload),
         source="mqtt",
+        origin=f"a message of {len(payload)} bytes" if is_too_large else None,
     )
 
 
@@ -382,6 +472,32 @@ def _topic(message: paho.MQTTMessage) -> str | None:
 
 def _marker_topic(client_id: str) -> str:
     return f"nvis/marker/{client_id}"
+
+
+def _filters(client_id: str, share: str) -> tuple[str, ...]:
+    """What a session subscribes to. With sharing the marker is shared too, with nobody: it tells whether sharing works."""
+    marker = _marker_topic(client_id)
+    if not share:
+        return (*TOPICS, marker)
+    return (*(f"$share/{share}/{topic}" for topic in TOPICS), f"$share/{client_id}/{marker}")
+
+
+def _wait_for_marker(connection: _Connection, marker_topic: str) -> None:
+    deadline_s = time.monotonic() + IDLE_S
+    while not any(_topic(message) == marker_topic for message in connection.messages):
+        if time.monotonic() > deadline_s:
+            raise _no_sharing(connection)
+        connection.step(0.1)
+    for message in connection.messages:
+        if _topic(message) == marker_topic:
+            connection.client.ack(message.mid, message.qos)
+
+
+def _no_sharing(connection: _Connection) -> SettingsError:
+    return SettingsError(
+        f"the MQTT broker {connection.address} delivers nothing to a shared subscription: unset AUTONVIS_MQTT_SHARE "
+        "(RabbitMQ 3.10 and NATS 2.9 know none, Mosquitto does), and let one consumer drain"
+    )
 
 
 def _address(url: str) -> _Address:
@@ -408,6 +524,7 @@ def _connect(
     url: str,
     client_id: str,
     *,
+    version: str = "3.1.1",
     clean_session: bool = False,
     manual_ack: bool = False,
     timeout_s: float = CONNECT_TIMEOUT_S,
@@ -416,8 +533,8 @@ def _connect(
     client = paho.Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
-        clean_session=clean_session,
-        protocol=paho.MQTTv311,
+        clean_session=None if version == "5" else clean_session,
+        protocol=paho.MQTTv5 if version == "5" else paho.MQTTv311,
         reconnect_on_failure=False,
         manual_ack=manual_ack,
     )
@@ -429,7 +546,8 @@ def _connect(
     client.connect_timeout = timeout_s
     connection = _Connection(client, address)
 
-    def on_connect(_: Any, __: Any, __flags: Any, reason: Any, ___: Any) -> None:
+    def on_connect(_: Any, __: Any, flags: Any, reason: Any, ___: Any) -> None:
+        connection.had_session = flags.session_present
         if reason.is_failure:
             connection.failure = (
                 f"refuses client {client_id!r}: {reason}; check user and password in AUTONVIS_MQTT_URL"
@@ -437,14 +555,22 @@ def _connect(
         else:
             connection.is_connected = True
 
-    def on_publish(*_: Any) -> None:
-        connection.n_published += 1
+    def on_message(_: Any, __: Any, message: paho.MQTTMessage) -> None:
+        connection.messages.append(message)
+        connection.n_message_bytes += len(message.payload)
 
     client.on_connect = on_connect
-    client.on_publish = on_publish
-    client.on_message = lambda _, __, message: connection.messages.append(message)
+    client.on_message = on_message
     try:
-        client.connect(address.host, address.port, KEEP_ALIVE_S)
+        if version == "5":
+            wanted = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            wanted.SessionExpiryInterval = 0 if clean_session else NEVER
+            wanted.ReceiveMaximum = BATCH_MESSAGES
+            client.connect(
+                address.host, address.port, KEEP_ALIVE_S, clean_start=clean_session, properties=wanted
+            )
+        else:
+            client.connect(address.host, address.port, KEEP_ALIVE_S)
     except OSError as error:
         raise BrokerUnavailable(
             f"cannot reach the MQTT broker {address}: {error.strerror or error}; is it running, and is "
@@ -452,7 +578,11 @@ def _connect(
         ) from error
     try:
         connection.wait_for(lambda: connection.is_connected, "CONNECT", timeout_s)
-    except BrokerUnavailable:
+    except BrokerUnavailable as error:
         connection.abort()
+        if version == "5" and connection.failure is None:
+            raise BrokerUnavailable(
+                f"{error}; does it speak MQTT 5? AUTONVIS_MQTT_VERSION=3.1.1 if not"
+            ) from error
         raise
     return connection

@@ -62,17 +62,38 @@ def test_the_queue_survives_a_restart(kind: Kind, end: str, own_home: Path) -> N
     create_session(broker.url, settings.mqtt_client_id)
     publish_many(broker.url, (("nvis/ionograms/S", b"%d" % number) for number in range(200)))
     if end == "kill":
-        os.kill(broker.pid, signal.SIGKILL)
-        deadline_s = time.monotonic() + 10
-        while running_broker(own_home) is not None:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
+        os.kill(broker.pid, signal.SIGKILL)  # it may still be dying when the next is asked for
     else:
         broker.stop()
         assert not (own_home / "run" / "broker.json").exists()
     again = start(own_home, kind)
+    assert again.pid != broker.pid
     assert again.url == broker.url  # stations keep their address and password
     assert drain(settings).n_messages == 200
+
+
+def test_a_broker_that_runs_but_does_not_answer_is_not_handed_out(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = start_broker(own_home, kind="embedded")
+    os.kill(broker.pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(broker_module, "END_WAIT_S", 0.1)
+        with pytest.raises(BrokerError, match=f"process {broker.pid}, runs but does not answer"):
+            start_broker(own_home)
+    os.kill(broker.pid, signal.SIGKILL)
+    again = start_broker(own_home, kind="embedded")
+    assert again.pid != broker.pid
+    ping(again.url)
+
+
+def test_a_broker_that_asks_another_gateway_is_started_again(own_home: Path) -> None:
+    first = start_broker(own_home, kind="embedded", gateway="http://127.0.0.1:1")
+    assert start_broker(own_home) == first
+    assert start_broker(own_home, gateway="http://127.0.0.1:1") == first
+    second = start_broker(own_home, gateway="http://127.0.0.1:2", kind="embedded")
+    assert (second.gateway, second.url) == ("http://127.0.0.1:2", first.url)
+    assert second.pid != first.pid
 
 
 def test_another_process_stops_it(own_home: Path) -> None:
