@@ -49,7 +49,7 @@ def index_of_reference(rows: pd.DataFrame, levels: SolarLevels) -> dict[int, flo
     reference = rows[REFERENCE["URSI"]].to_numpy()
     return {
         int(month): fit(reference, levels, rows["month"].to_numpy() == month)
-        for month in rows["month"].unique()
+        for month in sorted(rows["month"].unique())
     }
 
 

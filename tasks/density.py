@@ -1,7 +1,8 @@
 """Electron density in three dimensions from an analysis: a box of places, a range of heights, one NetCDF file.
 
-foF2, hmF2 and M(3000)F2 are the analysis', carried to the points of the box as increments on the background (linear between the analysis'
-grid points), so that a finer box has the background's detail. B0, B1, foE and the sun's height are the background's at the analysis' index.
+What the analysis holds of foF2, hmF2, M(3000)F2 and B0 is carried to the points of the box as increments on the background (linear between the
+analysis' grid points), so that a finer box has the background's detail. The rest, B1, foE and the sun's height, is the background's at the
+analysis' index.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ ANALYSED = {
     "fof2_mhz": ("fof2_background_mhz", True),
     "hmf2_km": ("hmf2_background_km", False),
     "m3000f2": ("m3000f2_background", True),
+    "b0_km": ("b0_background_km", True),
 }
+SPREADS = ("fof2_mhz_sd", "hmf2_km_sd")
 
 
 class DensityError(ValueError):
@@ -65,6 +68,7 @@ class DensityGrid:
         latitude_deg, longitude_deg, height_km: axes (n_lat,), (n_lon,), (n_height,); longitudes go on beyond 180 over the date line.
         density_m3: (n_height, n_lat, n_lon).
         peaks: what the profiles were made of, values (n_lat * n_lon,).
+        analysed: the columns of ANALYSED that the analysis gave; the other peaks are the background's.
         fof2_mhz_sd, hmf2_km_sd: the analysis' standard deviations, (n_lat, n_lon).
         tec_tecu: vertical content from 80 to 20,200 km, (n_lat, n_lon).
     """
@@ -75,6 +79,7 @@ class DensityGrid:
     height_km: Array
     density_m3: Array
     peaks: Peaks
+    analysed: tuple[str, ...]
     fof2_mhz_sd: Array
     hmf2_km_sd: Array
     tec_tecu: Array
@@ -111,15 +116,18 @@ def compute_density(
         )
     latitude, longitude = grid.points()
     state = background.on_grid(analysis.valid_time, latitude, longitude, analysis.ig12)
-    fields = grid_of(_increments(analysis.rows), [*ANALYSED, "fof2_mhz_sd", "hmf2_km_sd"])
+    increments = _increments(analysis.rows)
+    fields = grid_of(analysis.rows.assign(**increments), [*increments, *SPREADS])
     at = {name: fields.at(name, latitude, longitude) for name in fields.fields}
     if any(np.isnan(values).any() for values in at.values()):
         raise DensityError(
             f"the box {_box(grid)} reaches beyond the analysis, which covers {_extent(fields)}"
         )
     values = vars(state) | {
-        name: getattr(state, name) * np.exp(at[name]) if is_logarithmic else getattr(state, name) + at[name]
-        for name, (_, is_logarithmic) in ANALYSED.items()
+        name: getattr(state, name) * np.exp(at[name])
+        if ANALYSED[name][1]
+        else getattr(state, name) + at[name]
+        for name in increments
     }
     peaks = Peaks(**values, r12=ig12_to_r12(analysis.ig12))
     return DensityGrid(
@@ -129,6 +137,7 @@ def compute_density(
         height_km=heights_km,
         density_m3=peaks.density(heights_km, n_threads=n_threads).reshape(-1, *shape),
         peaks=peaks,
+        analysed=tuple(increments),
         fof2_mhz_sd=at["fof2_mhz_sd"].reshape(shape),
         hmf2_km_sd=at["hmf2_km_sd"].reshape(shape),
         tec_tecu=peaks.vertical_tec(n_threads=n_threads).reshape(shape),
@@ -212,14 +221,14 @@ def read_analysis(path: Path, time: datetime | None = None) -> Analysis:
     )
 
 
-def _increments(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the analysed quantities as departures from their background."""
-    frame = rows[["latitude_deg", "longitude_deg", "fof2_mhz_sd", "hmf2_km_sd"]].copy()
+def _increments(rows: pd.DataFrame) -> dict[str, Array]:
+    """Departure from the background of each quantity that the analysis holds, by the name of its column."""
+    increments: dict[str, Array] = {}
     for name, (background, is_logarithmic) in ANALYSED.items():
-        frame[name] = (
-            np.log(rows[name] / rows[background]) if is_logarithmic else rows[name] - rows[background]
-        )
-    return frame
+        if {name, background} <= set(rows) and rows[[name, background]].notna().all(axis=None):
+            value, prior = rows[name].to_numpy(np.float64), rows[background].to_numpy(np.float64)
+            increments[name] = np.log(value / prior) if is_logarithmic else value - prior
+    return increments
 
 
 def _box(grid: Grid) -> str:
@@ -266,7 +275,8 @@ def _fill(file: Any, density: DensityGrid) -> None:
             "cycle_id": analysis.cycle_id,
             "lead_h": analysis.lead_h,
             "effective_index_ig12": analysis.ig12,
-            "comment": "foF2, hmF2 and M(3000)F2 analysed; B0, B1, foE of the climatology; profiles as in PyIRI",
+            "analysed": ", ".join(density.analysed),
+            "comment": "profiles as in PyIRI, from what is analysed and the climatology's other parameters",
             "references": "doi:10.1029/2025SW004853, doi:10.1029/2022RG000792",
         }
     )
@@ -302,14 +312,14 @@ def _fill(file: Any, density: DensityGrid) -> None:
     peaks, (low_km, high_km) = density.peaks, TEC_HEIGHTS_KM
     columns: list[tuple[str, ArrayLike, str, str]] = [
         ("electron_density", density.density_m3, "m-3", "electron density"),
-        ("fof2", peaks.fof2_mhz, "MHz", "critical frequency of the F2 layer, analysed"),
+        ("fof2", peaks.fof2_mhz, "MHz", "critical frequency of the F2 layer"),
         ("fof2_sd", density.fof2_mhz_sd, "MHz", "standard deviation of fof2"),
-        ("hmf2", peaks.hmf2_km, "km", "height of the F2 peak, analysed"),
+        ("hmf2", peaks.hmf2_km, "km", "height of the F2 peak"),
         ("hmf2_sd", density.hmf2_km_sd, "km", "standard deviation of hmf2"),
-        ("m3000f2", peaks.m3000f2, "1", "M(3000)F2, analysed"),
-        ("b0", peaks.b0_km, "km", "bottomside thickness B0 of the climatology"),
-        ("b1", peaks.b1, "1", "bottomside shape B1 of the climatology"),
-        ("foe", peaks.foe_mhz, "MHz", "critical frequency of the E layer of the climatology"),
+        ("m3000f2", peaks.m3000f2, "1", "M(3000)F2"),
+        ("b0", peaks.b0_km, "km", "bottomside thickness B0"),
+        ("b1", peaks.b1, "1", "bottomside shape B1"),
+        ("foe", peaks.foe_mhz, "MHz", "critical frequency of the E layer"),
         ("tec", density.tec_tecu, "1e16 m-2", f"vertical electron content, {low_km:g} to {high_km:g} km"),
     ]
     for name, values, unit, text in columns:

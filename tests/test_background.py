@@ -105,6 +105,18 @@ def test_parity_with_pyiri_at_the_edges(
     assert_parity(background, pyiri, day, np.array([0.0, 6.25, 12.0, 23 + 59 / 60]), f107_sfu)
 
 
+def test_the_map_of_ccir_matches_pyiri(pyiri: Any) -> None:
+    background = Background(n_threads=2, fof2_map="CCIR")
+    hours = np.array([3.0, 16.5])
+    maps = pyiri.IRI_sh_params(2021, 5, hours, LONGITUDE_DEG, LATITUDE_DEG, foF2_coeff="CCIR")
+    for row, hour in enumerate(hours):
+        moment = datetime(2021, 5, 15, tzinfo=UTC) + timedelta(hours=hour)
+        levels = background.solar_levels(moment, LATITUDE_DEG, LONGITUDE_DEG)
+        np.testing.assert_allclose(levels.fof2_mhz, maps[0][row].T, rtol=1e-9)
+    with pytest.raises(ValueError, match="fof2_map 'NEQUICK' is neither"):
+        Background(fof2_map="NEQUICK")  # type: ignore[arg-type]
+
+
 def test_monthly_maps_match_pyiri_at_both_solar_levels(background: Background, pyiri: Any) -> None:
     hours = np.array([0.0, 7.5, 18.75])
     for month in range(1, 13):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -81,6 +82,19 @@ def test_density_takes_the_analysis_where_it_exists(background: Background) -> N
     np.testing.assert_allclose(density.density_m3.reshape(53, -1), expected.density(HEIGHTS_KM), rtol=1e-9)
     np.testing.assert_allclose(density.tec_tecu.ravel(), expected.vertical_tec(), rtol=1e-9)
     assert density.density_m3.max() <= (1.24e10 * (1.2 * state.fof2_mhz) ** 2).max()
+
+
+def test_b0_is_the_analysis_where_it_holds_it(background: Background) -> None:
+    grid = Grid.box(40.0, 0.0, 60.0, 30.0, 5.0)
+    analysis = analysed(background, grid)
+    prior = background.on_grid(VALID_TIME, *grid.points(), IG12).b0_km
+    without = compute_density(analysis, grid, HEIGHTS_KM, background)
+    assert without.analysed == ("fof2_mhz", "hmf2_km", "m3000f2")
+    np.testing.assert_allclose(without.peaks.b0_km, prior, rtol=1e-12)
+    rows = analysis.rows.assign(b0_km=0.8 * prior, b0_background_km=prior)
+    given = compute_density(replace(analysis, rows=rows), grid, HEIGHTS_KM, background)
+    np.testing.assert_allclose(given.peaks.b0_km, 0.8 * prior, rtol=1e-12)
+    assert np.all(given.tec_tecu < without.tec_tecu)
 
 
 def test_a_box_over_the_date_line_and_the_poles_is_covered_by_a_global_analysis(

@@ -178,17 +178,27 @@ struct SchmidtLegendre {
     sectoral: [f64; FIELD_DEGREE + 1],
     /// `root[n][m]` = sqrt(n^2 - m^2).
     root: [[f64; FIELD_DEGREE + 1]; FIELD_DEGREE + 1],
+    /// `steps[n][m]`: factors (a, b) of P(n,m) = a cos(theta) P(n-1,m) - b P(n-2,m).
+    steps: [[(f64, f64); FIELD_DEGREE + 1]; FIELD_DEGREE + 1],
 }
 
 impl SchmidtLegendre {
     fn new() -> Self {
+        let root = |n: usize, m: usize| ((n * n) as f64 - (m * m) as f64).max(0.0).sqrt();
         SchmidtLegendre {
             sectoral: std::array::from_fn(|m| match m {
                 0 | 1 => 1.0,
                 _ => ((2 * m - 1) as f64 / (2 * m) as f64).sqrt(),
             }),
-            root: std::array::from_fn(|n| {
-                std::array::from_fn(|m| ((n * n) as f64 - (m * m) as f64).max(0.0).sqrt())
+            root: std::array::from_fn(|n| std::array::from_fn(|m| root(n, m))),
+            steps: std::array::from_fn(|n| {
+                std::array::from_fn(|m| {
+                    if n > m {
+                        ((2 * n - 1) as f64 / root(n, m), root(n - 1, m) / root(n, m))
+                    } else {
+                        (0.0, 0.0)
+                    }
+                })
             }),
         }
     }
@@ -232,8 +242,8 @@ impl SchmidtLegendre {
             let (mut before, mut last) = (0.0, sectoral);
             for n in m..=FIELD_DEGREE {
                 if n > m {
-                    let next = ((2 * n - 1) as f64 * cosine * last - self.root[n - 1][m] * before)
-                        / self.root[n][m];
+                    let (a, b) = self.steps[n][m];
+                    let next = a * cosine * last - b * before;
                     (before, last) = (last, next);
                 }
                 if n == 0 {

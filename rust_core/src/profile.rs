@@ -30,6 +30,11 @@ const LEAST_DENSITY: f64 = 1.0;
 /// Shares of the distance between two peaks over which a layer falls off towards the other peak.
 const FALL_DOWN: f64 = 0.1;
 const FALL_UP: f64 = 0.2;
+/// The logistic function at the ends of these falls: 1 / share - 1 widths from where they turn.
+const LOGISTIC_OF_MINUS_4: f64 = 0.017_986_209_962_091_56;
+const LOGISTIC_OF_MINUS_1: f64 = 0.268_941_421_369_995_1;
+const LOGISTIC_OF_1: f64 = 0.731_058_578_630_004_9;
+const LOGISTIC_OF_9: f64 = 0.999_876_605_424_013_7;
 /// NeQuick's topside: how fast the scale height grows, and to what multiple.
 const TOPSIDE_GROWTH: f64 = 0.125;
 const TOPSIDE_RATIO: f64 = 100.0;
@@ -308,15 +313,15 @@ fn logistic(x: f64) -> f64 {
 /// 1 at a peak, 0 at the E peak below it: an S that turns one tenth of the way up.
 fn fall_down(height_km: f64, peak_height_km: f64) -> f64 {
     let width = FALL_DOWN * (peak_height_km - HME_KM);
-    let (bottom, top) = (logistic(-1.0), logistic(1.0 / FALL_DOWN - 1.0));
-    (logistic((height_km - HME_KM) / width - 1.0) - bottom) / (top - bottom)
+    let at_height = logistic((height_km - HME_KM) / width - 1.0);
+    (at_height - LOGISTIC_OF_MINUS_1) / (LOGISTIC_OF_9 - LOGISTIC_OF_MINUS_1)
 }
 
 /// 1 at the E peak, 0 at the F2 peak: an S that turns one fifth of the way below the F2 peak.
 fn fall_up(height_km: f64, hmf2_km: f64) -> f64 {
     let width = FALL_UP * (hmf2_km - HME_KM);
-    let (top, bottom) = (logistic(1.0), logistic(1.0 - 1.0 / FALL_UP));
-    (top - logistic((height_km - hmf2_km) / width + 1.0)) / (top - bottom)
+    let at_height = logistic((height_km - hmf2_km) / width + 1.0);
+    (LOGISTIC_OF_1 - at_height) / (LOGISTIC_OF_1 - LOGISTIC_OF_MINUS_4)
 }
 
 /// NeQuick's thicknesses of the F2 layer above and below the peak, km (Nava et al. 2008, eq. 26-33).
