@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from autonvis.environment import adopt, make_home
-from tasks.settings import PREFIX, Settings, SettingsError, load_settings
+from tasks.settings import PREFIX, Settings, SettingsError, load_settings, parse_leads
 
 # Heavy modules (Prefect, pandas, the kernel) are imported by the verb that needs them: `--help` answers at once.
 
@@ -149,6 +149,26 @@ def run_density(settings: Settings, arguments: argparse.Namespace) -> None:
     )
 
 
+def run_verify(settings: Settings, arguments: argparse.Namespace) -> None:
+    from autonvis.verify import verify
+    from tasks.cycles import parse_time
+
+    verify(
+        arguments.file,
+        out=arguments.out or settings.home / "verify",
+        every_minutes=arguments.every,
+        start=parse_time(arguments.start, "--start") if arguments.start else None,
+        end=parse_time(arguments.end, "--end") if arguments.end else None,
+        leads_h=arguments.leads,
+        config=arguments.config or settings.kernel_config,
+        f107_sfu=arguments.f107,
+        gross_errors=arguments.gross_errors,
+        is_controlled=not arguments.without_control,
+        stations=arguments.stations,
+        jobs=arguments.jobs,
+    )
+
+
 def run_rebuild_catalog(settings: Settings, _: argparse.Namespace) -> None:
     from tasks.catalog_rebuild import rebuild_catalog
 
@@ -160,6 +180,13 @@ def show_mosquitto_users(settings: Settings, _: argparse.Namespace) -> None:
     from services.mosquitto_users import password_file
 
     print(password_file(settings), end="")
+
+
+def leads(text: str) -> tuple[float, ...]:
+    try:
+        return parse_leads(f"0,{text}")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def finish(state: object) -> None:
@@ -255,6 +282,45 @@ def build_parser() -> argparse.ArgumentParser:
         help="in km, ends included (default 80:600:10)",
     )
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="file to write")
+    sub = verb(
+        "verify",
+        run_verify,
+        "Run a whole series of cycles over files of ionograms with each station held out in turn, from the analysis and "
+        "from the effective index, and score what is said of it now and ahead. Writes verification.parquet, summary.md "
+        "and plots; the last lines printed are JSON, one per quantity and lead, the nowcast last.",
+    )
+    sub.add_argument(
+        "file",
+        type=Path,
+        nargs="+",
+        help="files or folders: CSV, Parquet with the contract's columns, GIRO text",
+    )
+    sub.add_argument("--out", type=Path, help="folder to write to; default HOME/verify")
+    sub.add_argument(
+        "--every", type=int, default=15, metavar="MIN", help="minutes between cycles (default 15)"
+    )
+    sub.add_argument("--start", help="first cycle, ISO-8601 with zone; default the first observation")
+    sub.add_argument("--end", help="last cycle, ISO-8601 with zone; default the last observation")
+    sub.add_argument(
+        "--leads", type=leads, default=(0.0, 1.0, 3.0, 6.0, 12.0, 24.0), metavar="H,H",
+        help="hours ahead (default 0,1,3,6,12,24); 0, the nowcast, is always scored",
+    )  # fmt: skip
+    sub.add_argument("--config", type=Path, help="kernel configuration TOML; default the one of the settings")
+    sub.add_argument(
+        "--f107", type=float, metavar="SFU",
+        help="solar flux of the span, for cycles with fewer than the minimum of stations and as a reference; default unknown",
+    )  # fmt: skip
+    sub.add_argument(
+        "--gross-errors", type=float, default=0.0, metavar="SHARE",
+        help="spoil this share of foF2 by factors up to 2 and score the rest (default 0)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--without-control", action="store_true", help="no quality control beside the physical limits"
+    )
+    sub.add_argument(
+        "--stations", type=Path, help="CSV of ursi, lat_deg, lon_deg for files without coordinates"
+    )
+    sub.add_argument("--jobs", type=int, metavar="N", help="processes; default one per core")
     verb("rebuild-catalog", run_rebuild_catalog, "Make a lost catalog again from what landed and the lake.")
     verb(
         "mosquitto-users",

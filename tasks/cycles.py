@@ -18,7 +18,7 @@ from tasks.background import Background
 from tasks.cycle import Cycle, run_cycle
 from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig, load_kernel_config
-from tasks.settings import Settings
+from tasks.settings import Settings, parse_leads
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class CyclePlan:
     available_until: datetime
     region: str
     step_deg: float | None
-    """Grid spacing; None analyses at the stations only (feedback and verification, no grid)."""
+    """Grid spacing; None analyses at the stations only (feedback and verification, no grid and no forecasts)."""
 
     @property
     def stamp(self) -> str:
@@ -155,6 +155,18 @@ def make_grid(plan: CyclePlan) -> Grid | None:
         raise CycleError(f"region {plan.region!r}: {error}") from error
 
 
+def make_forecast_grid(settings: Settings, plan: CyclePlan) -> Grid | None:
+    """The grid of a plan's forecasts: no finer than the settings ask for, because there is one for each lead."""
+    if plan.step_deg is None or not leads(settings, plan):
+        return None
+    return make_grid(replace(plan, step_deg=max(plan.step_deg, settings.forecast_step_deg)))
+
+
+def leads(settings: Settings, plan: CyclePlan) -> tuple[float, ...]:
+    """Hours ahead that a cycle forecasts and scores; none without a grid: `autonvis verify` scores the past."""
+    return () if plan.step_deg is None else tuple(h for h in parse_leads(settings.leads_h) if h > 0)
+
+
 @lru_cache(maxsize=1)
 def background() -> Background:
     """The climatology, whose coefficient files are read once per process."""
@@ -168,7 +180,8 @@ def kernel_config(settings: Settings) -> KernelConfig:
 
 def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
     """The ionograms that the cycles of `plans` can use, from the earliest window's start to the last valid time."""
-    start = plans[0].valid_time - timedelta(hours=kernel_config(settings).lookback_h)
+    longest_h = max((lead_h for plan in plans for lead_h in leads(settings, plan)), default=0.0)
+    start = plans[0].valid_time - timedelta(hours=kernel_config(settings).lookback_h + longest_h)
     return lake.read("ionograms", settings=settings, start=start, end=plans[-1].valid_time)
 
 
@@ -185,6 +198,15 @@ def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
 
 def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) -> Cycle:
     """Run the pure cycle of a plan on the observations read for it."""
+    leads_h = leads(settings, plan)
+    earlier = {
+        lead_h: replace(
+            plan,
+            valid_time=plan.valid_time - timedelta(hours=lead_h),
+            available_until=plan.available_until - timedelta(hours=lead_h),
+        )
+        for lead_h in leads_h
+    }
     cycle = run_cycle(
         observations,
         valid_time=plan.valid_time,
@@ -192,7 +214,10 @@ def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) 
         kernel=kernel_config(settings),
         background=background(),
         grid=make_grid(plan),
+        forecast_grid=make_forecast_grid(settings, plan),
+        forecast_leads_h=leads_h,
         f107_sfu=read_solar_flux(settings, plan),
+        due={lead_h: read_solar_flux(settings, origin) for lead_h, origin in earlier.items()},
         cycle_minutes=settings.cycle_minutes,
         threads=settings.threads,
     )
@@ -221,10 +246,9 @@ def check_cycles(cycles: list[Cycle]) -> None:
     from tasks.validation import validate_batch
 
     now = datetime.now(UTC)
-    for dataset in ("analysis", "feedback", "verification"):
-        tables = [
-            table for cycle in cycles if (table := getattr(cycle, dataset)) is not None and table.num_rows
-        ]
+    for part in ("analysis", "forecast", "feedback", "verification"):
+        dataset = "analysis" if part == "forecast" else part
+        tables = [table for cycle in cycles if (table := getattr(cycle, part)) is not None and table.num_rows]
         if not tables:
             continue
         frame = lake.to_frame(pa.concat_tables(tables))
@@ -244,18 +268,19 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
     """
     files: list[Path] = []
     metadata = {key: json.dumps(value) for key, value in cycle.metadata.items()}
-    for dataset, table in (
-        ("analysis", cycle.analysis),
-        ("feedback", cycle.feedback),
-        ("verification", cycle.verification),
+    for dataset, part, table in (
+        ("analysis", "analysis", cycle.analysis),
+        ("analysis", "forecast", cycle.forecast),
+        ("feedback", "feedback", cycle.feedback),
+        ("verification", "verification", cycle.verification),
     ):
         if table is None:
             continue
         is_region = dataset == "analysis" and plan.region != "global"
-        name = f"{dataset}-{plan.stamp}" + ("-" + plan.region.replace(",", "_") if is_region else "")
+        name = f"{part}-{plan.stamp}" + ("-" + plan.region.replace(",", "_") if is_region else "")
         published = lake.publish(dataset, table, name, settings=settings, metadata=metadata)
-        if not published:
-            lake.withdraw(dataset, name, settings=settings)
+        # The leads of an earlier run may have reached into days that these do not.
+        lake.withdraw(dataset, name, settings=settings, keep=published)
         files += published
     catalog.record_cycle(
         catalog.open_catalog(settings),

@@ -7,10 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "AUTONVIS_"
+LONGEST_LEAD_H = 72.0  # contracts of the datasets `analysis` and `verification`
 
 
 class SettingsError(ValueError):
@@ -77,6 +78,16 @@ class Settings(BaseSettings):
 
     cycle_minutes: int = Field(15, ge=1, le=60, description="Minutes between cycles.")
     grid_step_deg: float = Field(1.0, gt=0, le=10, description="Grid spacing of the analysis in degrees.")
+    leads_h: str = Field(
+        "1,3,6,12,24",
+        description="Hours ahead that a nowcast forecasts and, when they are due, scores, comma separated; empty for none.",
+    )
+    forecast_step_deg: float = Field(
+        2.0,
+        gt=0,
+        le=10,
+        description="Grid spacing of the forecasts in degrees, unless the analysis' is coarser.",
+    )
     region: str = Field("global", description="`global`, or `south,west,north,east` in degrees.")
     kernel_config: Path | None = Field(
         None, description="Kernel configuration TOML; default: the one shipped."
@@ -111,6 +122,12 @@ class Settings(BaseSettings):
     http_timeout_s: float = Field(20.0, gt=0, description="Timeout of one pull request in seconds.")
     http_pace_s: float = Field(2.0, ge=0, description="Seconds between two requests to one host.")
 
+    @field_validator("leads_h")
+    @classmethod
+    def _leads_are_hours(cls, text: str) -> str:
+        parse_leads(text)
+        return text
+
     @property
     def source_names(self) -> list[str]:
         """The pull sources that are switched on."""
@@ -135,6 +152,21 @@ class Settings(BaseSettings):
     @property
     def log_root(self) -> Path:
         return self.home / "logs"
+
+
+def parse_leads(text: str) -> tuple[float, ...]:
+    """Leads in hours from text such as `1,3,6`: ascending, each once.
+
+    Raises:
+        ValueError: a part is no number between 0 and LONGEST_LEAD_H.
+    """
+    try:
+        values = tuple(sorted({float(part) for part in text.split(",") if part.strip()}))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not hours separated by commas, such as 1,3,6") from error
+    if not all(0 <= value <= LONGEST_LEAD_H for value in values):
+        raise ValueError(f"{text!r}: leads lie between 0 and {LONGEST_LEAD_H:g} hours")
+    return values
 
 
 @lru_cache(maxsize=1)

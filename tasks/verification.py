@@ -172,7 +172,11 @@ def score(now: Estimate, forecasts: dict[str, Forecast], lead_h: float) -> pd.Da
         forecasts: of `forecast_held_out` by an estimate `lead_h` hours before `now`.
     """
     parts = [_score_quantity(name, now, forecasts[name], lead_h) for name in now.solved]
-    return pd.DataFrame({column: np.concatenate([part[column] for part in parts]) for column in parts[0]})
+    rows = pd.DataFrame({column: np.concatenate([part[column] for part in parts]) for column in parts[0]})
+    rows["observed_at"] = pd.to_datetime(rows["observed_at"], unit="us", utc=True).astype(
+        "datetime64[us, UTC]"
+    )
+    return rows
 
 
 def _score_quantity(name: str, now: Estimate, forecast: Forecast, lead_h: float) -> dict[str, NDArray[Any]]:
@@ -191,14 +195,14 @@ def _score_quantity(name: str, now: Estimate, forecast: Forecast, lead_h: float)
     )
     p05, p25, p75, p95 = (prediction.quantile(z) for z in (-Z_95, -Z_75, Z_75, Z_95))
     sounder_id = np.array(now.stations.sounder_id, dtype=object)[station]
-    observed_at = now.window["observed_at"].to_numpy()[in_window]
+    observed_at = now.window["observed_at"].iloc[in_window]
     return {
         "lead_h": np.full(at.size, lead_h),
         "sounder_id": sounder_id,
         "latitude_deg": now.stations.latitude_deg[station],
         "longitude_deg": now.stations.longitude_deg[station],
         "quantity": np.full(at.size, name, dtype=object),
-        "observed_at": observed_at,
+        "observed_at": microseconds(observed_at),
         "obs_value": observed,
         "obs_error": solved.feedback["obs_error"].to_numpy(dtype=np.float64)[scored],
         "holdout_value": prediction.median,
@@ -209,9 +213,7 @@ def _score_quantity(name: str, now: Estimate, forecast: Forecast, lead_h: float)
         "holdout_p95": p95,
         "iri_index_value": forecast.iri_index[at],
         "iri_f107_value": forecast.iri_f107[at],
-        "persistence_24h_value": persistence(
-            name, now.known, sounder_id, now.window["observed_at"].iloc[in_window]
-        ),
+        "persistence_24h_value": persistence(name, now.known, sounder_id, observed_at),
         "persistence_departure_value": kept.median if lead_h > 0 else np.full(at.size, np.nan),
         "kc2g_kernel_value": peer.median,
         "kc2g_kernel_sd": peer.sd,

@@ -92,7 +92,11 @@ def test_observations_become_products_and_reruns_change_no_byte(
     assert (settings.products_root / "current").resolve() == folder.resolve()
 
     analysis = lake.read("analysis", settings=settings)
-    assert len(analysis) == 37 * 72
+    nowcast_rows = analysis[analysis["lead_h"] == 0]
+    assert len(nowcast_rows) == 37 * 72
+    ahead = analysis[analysis["lead_h"] > 0]
+    assert sorted(ahead["lead_h"].unique()) == [1.0, 3.0, 6.0, 12.0, 24.0]
+    assert (ahead["valid_time"] - pd.to_timedelta(ahead["lead_h"], unit="h") == pd.Timestamp(END)).all()
     assert (analysis["fof2_mhz_sd"] > 0).all()
     verification = lake.read("verification", settings=settings)
     of_fof2 = verification[verification["quantity"] == "fof2_mhz"]

@@ -64,8 +64,8 @@ def store_some_cycle(settings: Settings) -> None:
         "effective_index": 55.5,
     }
     cycle: Any = SimpleNamespace(metadata=metadata)
-    for dataset in ("analysis", "feedback", "verification"):
-        setattr(cycle, dataset, None)
+    for part in ("analysis", "forecast", "feedback", "verification"):
+        setattr(cycle, part, None)
     import pyarrow as pa
 
     cycle.analysis = pa.Table.from_pandas(analysis, preserve_index=False)
