@@ -123,7 +123,7 @@ def run_validate(settings: Settings, arguments: argparse.Namespace) -> None:
     result = dry_run(arguments.file, arguments.dataset, settings=settings, now=datetime.now(UTC))
     print(f"{result.n_items - result.n_rejected} of {result.n_items} observations would be accepted")
     for name, n_items in result.reasons.most_common():
-        print(f"{n_items:8d} rejected for {name}, e.g. {result.examples[name]}")
+        print(f"{n_items:8d} rejected by {name}, e.g. {result.examples[name]}")
     if result.n_rejected:
         sys.exit(1)
 

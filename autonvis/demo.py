@@ -235,7 +235,7 @@ def report_quarantine(settings: Settings, say: Any) -> None:
         DemoError: no row kept the contract.
     """
     from tasks import lake
-    from tasks.validation import reason_code
+    from tasks.item_check import reason_code
 
     refused = lake.read("quarantine", settings=settings, columns=["reasons"])["reasons"]
     examples: dict[str, str] = {}

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import paho.mqtt.client as paho
@@ -38,6 +39,13 @@ IONOGRAM = {
 }  # fmt: skip
 
 
+def distinct(first: int, number: int) -> list[dict[str, object]]:
+    """Observations that no other has sent: a millisecond apart."""
+    start = datetime(2026, 1, 2, tzinfo=UTC)
+    times = (start + timedelta(milliseconds=n) for n in range(first, first + number))
+    return [{**IONOGRAM, "observed_at": time.isoformat()} for time in times]
+
+
 async def post(host: str, port: int, path: str, bodies: list[bytes]) -> list[float]:
     """Posts one after another on one connection; returns the seconds each took."""
     reader, writer = await asyncio.open_connection(host, port)
@@ -60,18 +68,20 @@ async def post(host: str, port: int, path: str, bodies: list[bytes]) -> list[flo
     return seconds
 
 
-async def send_lines(host: str, port: int, line: bytes, n_lines: int) -> None:
+async def send_lines(host: str, port: int, lines: list[bytes]) -> None:
     """Sends lines on one connection, so many before it waits for their answers."""
     reader, writer = await asyncio.open_connection(host, port)
-    for _ in range(n_lines // LINES_IN_FLIGHT):
-        writer.write(line * LINES_IN_FLIGHT)
+    for first in range(0, len(lines), LINES_IN_FLIGHT):
+        writer.write(b"".join(lines[first : first + LINES_IN_FLIGHT]))
         for _ in range(LINES_IN_FLIGHT):
             assert (await reader.readline()).startswith(b'{"receipts":')
     writer.close()
 
 
 async def gateway(home: Path) -> None:
-    environment = {**os.environ, "AUTONVIS_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ, "AUTONVIS_HOME": str(home), "PYTHONPATH": str(ROOT), "AUTONVIS_SOUNDER_ITEMS_PER_S": "0",
+    }  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "services.gateway", "--port", "0", "--tcp-port", "0"],
         cwd=ROOT,
@@ -85,13 +95,13 @@ async def gateway(home: Path) -> None:
             line = process.stderr.readline().decode()
         listening = line
         host, _, port = listening.split("url=http://")[1].split()[0].partition(":")
-        body = json.dumps(IONOGRAM).encode()
-        await post(host, int(port), "/ionogram", [body] * 200)  # warm
+        bodies = [json.dumps(item).encode() for item in distinct(0, N_POSTS)]
+        await post(host, int(port), "/ionogram", bodies[:200])  # warm
         began = time.perf_counter()
         results = await asyncio.gather(
             *(
-                post(host, int(port), "/ionogram", [body] * (N_POSTS // CONNECTIONS))
-                for _ in range(CONNECTIONS)
+                post(host, int(port), "/ionogram", bodies[number::CONNECTIONS])
+                for number in range(CONNECTIONS)
             )
         )
         elapsed_s = time.perf_counter() - began
@@ -101,17 +111,23 @@ async def gateway(home: Path) -> None:
             "gateway_single_posts", len(seconds) / elapsed_s, "durable posts/s",
             connections=CONNECTIONS, p50_ms=round(cuts[49] * 1e3, 1), p99_ms=round(cuts[98] * 1e3, 1),
         )  # fmt: skip
-        batch = json.dumps({"dataset": "ionograms", "items": [IONOGRAM] * ITEMS_PER_BATCH}).encode()
+        batches = [
+            json.dumps(
+                {"dataset": "ionograms", "items": distinct(10**6 + n * ITEMS_PER_BATCH, ITEMS_PER_BATCH)}
+            )
+            for n in range(N_BATCHES)
+        ]
         began = time.perf_counter()
-        await post(host, int(port), "/batch", [batch] * N_BATCHES)
+        await post(host, int(port), "/batch", [batch.encode() for batch in batches])
         elapsed_s = time.perf_counter() - began
         report("gateway_batches", N_BATCHES * ITEMS_PER_BATCH / elapsed_s, "durable observations/s")
         host, _, port = listening.split("lines=tcp://")[1].split()[0].partition(":")
-        line = json.dumps({"dataset": "ionograms", **IONOGRAM}).encode() + b"\n"
+        lines = [
+            [json.dumps({"dataset": "ionograms", **item}).encode() + b"\n" for item in items]
+            for items in (distinct(n * 10**7, LINES_PER_CONNECTION) for n in range(2, 2 + LINE_CONNECTIONS))
+        ]
         began = time.perf_counter()
-        await asyncio.gather(
-            *(send_lines(host, int(port), line, LINES_PER_CONNECTION) for _ in range(LINE_CONNECTIONS))
-        )
+        await asyncio.gather(*(send_lines(host, int(port), of_one) for of_one in lines))
         elapsed_s = time.perf_counter() - began
         report(
             "tcp_lines", LINE_CONNECTIONS * LINES_PER_CONNECTION / elapsed_s, "durable lines/s",
@@ -176,8 +192,6 @@ def paho_alone(url: str, n_messages: int) -> float:
 
 
 def spool(home: Path) -> None:
-    from datetime import UTC, datetime
-
     payload = json.dumps(IONOGRAM).encode()
     group = [Record("http", "ionograms", None, datetime.now(UTC), "application/json", payload, "http")] * 100
     began = time.perf_counter()

@@ -2,7 +2,7 @@
 
     POST /ionogram, /measurement   one observation, or a list of them
     POST /batch                    {"dataset": …, "items": […]}; without "dataset" each item names its own
-    POST /register                 a sounder's metadata; answers its credential, once
+    POST /register, GET /sounders  a sounder's metadata (`services/sounders.py`)
     GET  /health                   200 only while the spool can be written
     GET  /schema                   the JSON Schema of one item, per dataset
     GET  /openapi.json             all of this, in full
@@ -22,23 +22,21 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import re
 import resource
 import signal
 import socket
 import sys
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import Any
 
 import msgspec
 import uvicorn
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -46,31 +44,29 @@ from services.broker_auth import BrokerAuth
 from services.http_limits import LimitedProtocol
 from services.mosquitto_users import keep_in_step
 from services.openapi import openapi_document
+from services.requests import BODY_BYTES, answer, receive
+from services.sounders import Sounders
 from services.tcp import LineServer
 from tasks import catalog
-from tasks.contracts import submission_schema
+from tasks.contracts import SENT_AT, load_contract, submission_schema
 from tasks.landing.door import (
-    CHALLENGE,
     RETRY_DISK_S,
     Door,
-    Holding,
     Problem,
     check_count,
-    dataset_of,
-    parse,
     split,
 )
 from tasks.landing.group_commit import GroupCommit
 from tasks.landing.idempotency import KEY_CHARACTERS, Answers, digest
-from tasks.landing.receipts import DATASETS
+from tasks.landing.receipts import DATASETS, Judge, Sent, known_dataset
+from tasks.landing.recent import recall
 from tasks.landing.spool import Record
 from tasks.settings import Settings, SettingsError, load_settings
+from tasks.submissions import Delivery
 
 log = logging.getLogger("services.gateway")
 
-BODY_BYTES = 8 * 2**20
-BODY_TIMEOUT_S = 30.0
-"""A body that takes longer is cut off: a slow sender must not hold a connection for ever."""
+LICENCE = re.compile((load_contract(DATASETS[0]).column("licence").pattern or "")[:-1] + r"\Z")
 SOURCES = ("http", "file", "simulated")
 """What a sender may say of the origin of a batch; the names of pull sources are not for them to take."""
 
@@ -86,7 +82,7 @@ def create_app(settings: Settings, lines: socket.socket | None = None) -> Starle
             Route("/ionogram", gateway.post_ionogram, methods=["POST"]),
             Route("/measurement", gateway.post_measurement, methods=["POST"]),
             Route("/batch", gateway.post_batch, methods=["POST"]),
-            Route("/register", gateway.post_register, methods=["POST"]),
+            *Sounders(gateway.door).routes(),
             Route("/health", gateway.get_health, methods=["GET"]),
             Route("/schema", gateway.get_schema, methods=["GET"]),
             Route("/openapi.json", gateway.get_openapi, methods=["GET"]),
@@ -108,6 +104,7 @@ class _Gateway:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(self.commit.start)
+        await asyncio.to_thread(recall, self.settings, self.door.recent)
         line_server = LineServer(self.door)
         mosquitto_users = asyncio.create_task(keep_in_step(self.settings))
         try:
@@ -126,105 +123,62 @@ class _Gateway:
         return await self._observations(request, "measurements")
 
     async def _observations(self, request: Request, dataset: str) -> Response:
-        async with self._receive(request) as (sounder_id, body, document):
-            items = document if isinstance(document, list) else [document]
-            check_count(items)
-            return await self._land(
-                request, [(dataset, body)], [(dataset, item) for item in items], sounder_id, "http", None
-            )
+        async with receive(request, self.door) as (sounder_id, body, delivery):
+            check_count(delivery.values)
+            items = _items(delivery, request, [dataset] * len(delivery.values))
+            return await self._land(request, [(dataset, body)], items, sounder_id, "http", None)
 
     async def post_batch(self, request: Request) -> Response:
-        async with self._receive(request) as (sounder_id, body, document):
-            named, source, licence = _batch(document)
-            return await self._land(request, split(body, named), named, sounder_id, source, licence)
-
-    @contextlib.asynccontextmanager
-    async def _receive(self, request: Request) -> AsyncIterator[tuple[str | None, bytes, Any]]:
-        """Who sends (None when not said), the raw body, and what it says; its memory is accounted for meanwhile."""
-        sounder_id = await self._authenticate(request)
-        with self.door.holding() as held:
-            body = await _read_body(request, held)
-            yield sounder_id, body, parse(body)
+        async with receive(request, self.door) as (sounder_id, body, delivery):
+            datasets, source, licence = _batch(delivery)
+            items = _items(delivery, request, datasets)
+            return await self._land(request, split(body, delivery, items), items, sounder_id, source, licence)
 
     async def _land(
         self,
         request: Request,
         payloads: list[tuple[str | None, bytes]],
-        items: list[tuple[str | None, Any]],
+        items: list[Sent],
         sounder_id: str | None,
         source: str,
         licence: str | None,
     ) -> Response:
-        now, sent_at = datetime.now(UTC), _sent_at(request)
+        now = datetime.now(UTC)
+        judge = Judge(self.settings, sounder_id=sounder_id, licence=licence, received_at=now)
+        judged = [(judge, sent) for sent in items]
         if _is_dry_run(request):
             await self.door.refresh()
             self.door.admit(items, sounder_id)
-            return _answer(200, {"receipts": await self.door.judge(items, sounder_id, now, sent_at)})
+            return answer(200, {"receipts": await self.door.judge(judged)})
         records = [
             Record("http", dataset, sounder_id, now, "application/json", payload, source, licence)
             for dataset, payload in payloads
         ]
+
+        async def store() -> Response:
+            await self.door.refresh()
+            self.door.admit(items, sounder_id)
+            return answer(202, {"receipts": await self.door.land(records, judged)})
+
         key = _idempotency_key(request, sounder_id)
         if key is None:
-            return await self._store(records, items, sounder_id, now, sent_at)
+            return await store()
         kept = self.answers.begin(key, digest(records))
         if kept is not None:
             return Response(kept, 202, {"Idempotent-Replayed": "true"}, media_type="application/json")
         try:
-            answer = await self._store(records, items, sounder_id, now, sent_at)
+            stored = await store()
         except BaseException:
             self.answers.forget(key)
             raise
-        self.answers.keep(key, bytes(answer.body))
-        return answer
-
-    async def _store(
-        self,
-        records: list[Record],
-        items: list[tuple[str | None, Any]],
-        sounder_id: str | None,
-        now: datetime,
-        sent_at: datetime | None,
-    ) -> Response:
-        await self.door.refresh()
-        self.door.admit(items, sounder_id)
-        durable = self.door.submit(records)
-        receipts = await self.door.judge(items, sounder_id, now, sent_at)
-        await self.door.stored(durable)
-        return _answer(202, {"receipts": receipts})
-
-    async def post_register(self, request: Request) -> Response:
-        async with self._receive(request) as (credential_of, _, metadata):
-            described = _metadata(metadata)
-        sounder_id = described["sounder_id"]
-        if credential_of is not None and credential_of != sounder_id:
-            raise Problem(
-                403, "Not yours", f"the credential belongs to {credential_of!r}, not to {sounder_id!r}"
-            )
-
-        def register() -> str | None:
-            engine = catalog.open_catalog(self.settings)
-            if credential_of is None and catalog.get_sounder(engine, sounder_id) is not None:
-                detail = f"{sounder_id!r} is registered: to change its metadata send its credential as bearer token"
-                raise Problem(409, "Registered already", detail)
-            return catalog.register_sounder(engine, **described, now=datetime.now(UTC))
-
-        try:
-            credential = await asyncio.to_thread(register)
-        except (SQLAlchemyError, catalog.CatalogError) as error:
-            log.error("event=register-failed sounder=%s reason=%r", sounder_id, str(error))
-            raise Problem(503, "Cannot register", "the catalog is not available", Retry_After="30") from error
-        self.door.registered(sounder_id)
-        log.info("event=registered sounder=%s is_new=%s", sounder_id, credential is not None)
-        if credential is None:
-            return _answer(200, {"sounder_id": sounder_id})
-        return _answer(201, {"sounder_id": sounder_id, "credential": credential})
+        self.answers.keep(key, bytes(stored.body))
+        return stored
 
     async def get_schema(self, _: Request) -> Response:
-        return _answer(200, {dataset: submission_schema(dataset) for dataset in DATASETS})
+        return answer(200, {dataset: submission_schema(dataset) for dataset in DATASETS})
 
     async def get_openapi(self, _: Request) -> Response:
-        return _answer(200, openapi_document(version("autonvis"), BODY_BYTES))
+        return answer(200, openapi_document(version("autonvis"), BODY_BYTES))
 
     async def get_health(self, _: Request) -> Response:
         try:
@@ -233,22 +187,7 @@ class _Gateway:
         except OSError as error:
             detail = f"the spool cannot be written: {error.strerror or error}"
             raise Problem(503, "Cannot store", detail, Retry_After=str(RETRY_DISK_S)) from error
-        return _answer(200, {"status": "ok"})
-
-    async def _authenticate(self, request: Request) -> str | None:
-        """The sounder whose credential the request carries; None when it carries none."""
-        header = request.headers.get("authorization")
-        if header is None:
-            return None
-        scheme, _, credential = header.partition(" ")
-        if scheme.lower() != "bearer" or not credential.strip():
-            raise Problem(
-                401,
-                "Not authorized",
-                "send `Authorization: Bearer <credential>`",
-                WWW_Authenticate=CHALLENGE,
-            )
-        return await self.door.authenticate(credential.strip())
+        return answer(200, {"status": "ok"})
 
 
 def _is_dry_run(request: Request) -> bool:
@@ -258,8 +197,17 @@ def _is_dry_run(request: Request) -> bool:
     return said == "true"
 
 
-def _sent_at(request: Request) -> datetime | None:
-    """The sender's time by its Date header; None without one, or where it is not of RFC 9110."""
+def _items(delivery: Delivery, request: Request, datasets: list[str | None] | list[str]) -> list[Sent]:
+    """The items with their datasets and what the envelope, or else the request's Date, says of the time of sending."""
+    sent_at = (delivery.envelope or {}).get(SENT_AT) or _date(request)
+    return [
+        Sent(dataset, value, delivery.faults.get(position), sent_at)
+        for position, (dataset, value) in enumerate(zip(datasets, delivery.values, strict=True))
+    ]
+
+
+def _date(request: Request) -> datetime | None:
+    """The request's Date header; None without one, or where it is not of RFC 9110."""
     try:
         said = parsedate_to_datetime(request.headers.get("date", ""))
     except (ValueError, OverflowError):
@@ -277,120 +225,24 @@ def _idempotency_key(request: Request, sounder_id: str | None) -> tuple[str, ...
     return sounder_id or "", request.url.path, key
 
 
-async def _read_body(request: Request, held: Holding) -> bytes:
-    """The body as the sender wrote it, inflated."""
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("identity", "gzip"):
-        raise Problem(
-            415,
-            "Encoding not supported",
-            f"send the body plain or as gzip, not with Content-Encoding {encoding!r}",
-        )
-    too_large = Problem(413, "Too large", f"at most {BODY_BYTES} bytes a request", Connection="close")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > BODY_BYTES:
-        raise too_large
-    chunks: list[bytes] = []
-    n_bytes = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                n_bytes += len(chunk)
-                if n_bytes > BODY_BYTES:
-                    raise too_large
-                held.add(len(chunk))
-                chunks.append(chunk)
-    except TimeoutError as error:
-        detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
-        raise Problem(408, "Too slow", detail, Connection="close") from error
-    except ClientDisconnect as error:
-        raise Problem(400, "Gone", "the sender has left") from error
-    body = b"".join(chunks)
-    if encoding == "gzip":
-        body = await asyncio.to_thread(_inflate, body)
-        held.add(len(body))
-    return body
-
-
-def _inflate(body: bytes) -> bytes:
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # gzip, with its checksum
-    try:
-        plain = stream.decompress(body, BODY_BYTES + 1)
-    except zlib.error as error:
-        raise Problem(400, "Not gzip", str(error)) from error
-    if len(plain) > BODY_BYTES:
-        raise Problem(413, "Too large", f"at most {BODY_BYTES} bytes a request, inflated")
-    if not stream.eof:
-        raise Problem(400, "Not gzip", "the gzip stream is cut off")
-    if stream.unused_data:
-        raise Problem(400, "Not gzip", "something follows the gzip stream")
-    return plain
-
-
-def _batch(document: Any) -> tuple[list[tuple[str | None, Any]], str, str | None]:
-    """The items with their datasets, the source and the licence of a batch."""
-    if not isinstance(document, dict) or not isinstance(document.get("items"), list):
+def _batch(delivery: Delivery) -> tuple[list[str | None], str, str | None]:
+    """Each item's dataset, the source and the licence of a batch."""
+    envelope = delivery.envelope
+    if envelope is None:
         raise Problem(400, "Not a batch", 'the body must be {"dataset": …, "items": […]}')
-    items: list[Any] = document["items"]
-    check_count(items)
+    check_count(delivery.values)
     dataset, source, licence = (
-        document.get("dataset"),
-        document.get("source", "http"),
-        document.get("licence"),
+        envelope.get("dataset"),
+        envelope.get("source", "http"),
+        envelope.get("licence"),
     )
     if dataset is not None and dataset not in DATASETS:
         raise Problem(400, "Unknown dataset", f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
     if source not in SOURCES:
         raise Problem(400, "Unknown source", f"source {source!r} is not one of {', '.join(SOURCES)}")
-    if licence is not None and not (
-        isinstance(licence, str) and licence.isprintable() and len(licence) <= 200
-    ):
-        raise Problem(400, "Bad licence", "licence must be a text of at most 200 printable characters")
-    return [(dataset_of(item, dataset), item) for item in items], source, licence
-
-
-class _Metadata(msgspec.Struct, forbid_unknown_fields=False):
-    """What a sounder says of itself."""
-
-    sounder_id: str
-    kind: str = "ionosonde"
-    name: str = ""
-    latitude_deg: float | None = None
-    longitude_deg: float | None = None
-    altitude_m: float | None = None
-
-
-def _metadata(document: Any) -> dict[str, Any]:
-    try:
-        known = msgspec.structs.asdict(msgspec.convert(document, _Metadata))
-    except msgspec.ValidationError as error:
-        raise Problem(400, "Bad metadata", str(error)) from error
-    if not _is_sounder_id(known["sounder_id"]):
-        detail = "sounder_id must be 1 to 64 letters, digits or _ . - and begin with a letter or digit"
-        raise Problem(400, "Bad metadata", detail)
-    for name, low, high in (
-        ("latitude_deg", -90, 90),
-        ("longitude_deg", -180, 360),
-        ("altitude_m", -500, 100_000),
-    ):
-        value = known[name]
-        if value is not None and not low <= value <= high:
-            raise Problem(400, "Bad metadata", f"{name} must be between {low} and {high}, got {value}")
-    if known["longitude_deg"] is not None and known["longitude_deg"] > 180:
-        known["longitude_deg"] -= 360
-    if len(known["kind"]) > 32 or len(known["name"]) > 200:
-        raise Problem(400, "Bad metadata", "kind has at most 32 characters, name at most 200")
-    details = {name: value for name, value in document.items() if name not in known}
-    return {**known, "details": details}
-
-
-def _is_sounder_id(text: str) -> bool:
-    plain = text.replace("_", "").replace(".", "").replace("-", "")
-    return 0 < len(text) <= 64 and text[0].isalnum() and plain.isalnum() and text.isascii()
-
-
-def _answer(status: int, document: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(document), status, media_type="application/json")
+    if licence is not None and not (isinstance(licence, str) and LICENCE.match(licence)):
+        raise Problem(400, "Bad licence", "licence must be a text of 1 to 200 printable ASCII characters")
+    return [known_dataset(item, dataset) for item in delivery.values], source, licence
 
 
 def _problem(_: Request, error: Exception) -> Response:

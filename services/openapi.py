@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.contracts import submission_schema
+from tasks.contracts import SENT_AT, submission_schema
 from tasks.landing.door import BATCH_ITEMS
 from tasks.landing.idempotency import KEY_CHARACTERS
 from tasks.landing.receipts import DATASETS, REASONS
+from tasks.settings import TIERS
 
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
 SOUNDER_ID = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$"
+
+_VERSION: dict[str, Any] = {
+    "version": {"type": "integer", "minimum": 1},
+    "kind": {"type": "string"},
+    "name": {"type": "string"},
+    "latitude_deg": {"type": ["number", "null"]},
+    "longitude_deg": {"type": ["number", "null"]},
+    "altitude_m": {"type": ["number", "null"]},
+    "details": {"type": "object", "description": "What else the sounder says of itself."},
+    "valid_from": {"type": "string", "format": "date-time"},
+}
 
 _WHEN_POSTED = {
     400: "Not JSON, or not what this path takes",
@@ -53,6 +65,10 @@ def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
             "/batch": {"post": _landing("Many items, of one dataset or mixed", _ref("Batch"))},
             "/register": {"post": _registration()},
             **{f"/broker/{question}": {"post": _question(question)} for question in _QUESTIONS},
+            "/sounders/{sounder_id}": {"get": _metadata("sounder", "A sounder's metadata", "Registered")},
+            "/sounders/{sounder_id}/history": {
+                "get": _metadata("history", "Every version of a sounder's metadata, oldest first", "History")
+            },
             "/health": {
                 "get": {
                     "summary": "200 only while the spool can be written",
@@ -111,7 +127,8 @@ def _schemas() -> dict[str, Any]:
                     "description": "Of the items that name none themselves.",
                 },
                 "source": {"enum": ["http", "file", "simulated"], "default": "http"},
-                "licence": {"type": ["string", "null"], "pattern": "^[ -~]{0,200}$"},
+                "licence": {"type": ["string", "null"], "pattern": "^[ -~]{1,200}$"},
+                SENT_AT: submission_schema(DATASETS[0])["properties"][SENT_AT],
                 "items": {"type": "array", "minItems": 1, "maxItems": BATCH_ITEMS, "items": {}},
             },
         },
@@ -126,7 +143,39 @@ def _schemas() -> dict[str, Any]:
                 "latitude_deg": {"type": ["number", "null"], "minimum": -90, "maximum": 90},
                 "longitude_deg": {"type": ["number", "null"], "minimum": -180, "maximum": 360},
                 "altitude_m": {"type": ["number", "null"], "minimum": -500, "maximum": 100_000},
+                "tier": {
+                    "enum": [*TIERS, None],
+                    "description": "Declared by the sounder; it decides how much it may send.",
+                },
             },
+        },
+        "Registered": {
+            "type": "object",
+            "required": ["sounder_id", "registered_at", *_VERSION],
+            "properties": {
+                "sounder_id": {"type": "string"},
+                "registered_at": {"type": "string", "format": "date-time"},
+                **_VERSION,
+            },
+            "additionalProperties": False,
+        },
+        "History": {
+            "type": "object",
+            "required": ["sounder_id", "versions"],
+            "properties": {
+                "sounder_id": {"type": "string"},
+                "versions": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "required": list(_VERSION),
+                        "properties": _VERSION,
+                        "additionalProperties": False,
+                    },
+                },
+            },
+            "additionalProperties": False,
         },
         "Receipt": {
             "type": "object",
@@ -141,22 +190,26 @@ def _schemas() -> dict[str, Any]:
             ],
             "properties": {
                 "observation_id": {"type": ["string", "null"]},
-                "status": {"enum": ["accepted", "accepted_with_warnings", "rejected"]},
+                "status": {
+                    "enum": ["accepted", "accepted_with_warnings", "duplicate", "rejected"],
+                    "description": "duplicate: this observation has landed before, with the same content.",
+                },
                 "codes": {
                     "type": "array",
                     "items": {"type": "string"},
-                    "description": "Per reason the field and the rule it breaks, e.g. fof2_mhz_range.",
+                    "description": "The code each reason begins with, e.g. fof2_mhz_range.",
                 },
                 "warnings": {"type": "array", "items": {"type": "string"}},
                 "clock_offset_s": {
                     "type": ["number", "null"],
-                    "description": "Our clock minus the sender's, where the request has a Date header (whole seconds).",
+                    "description": "Our clock minus the sender's by the sent_at of the item, else of the batch, else the "
+                    "request's Date header (whole seconds); null without any.",
                 },
                 "reasons": {
                     "type": "array",
                     "maxItems": REASONS,
                     "items": {"type": "string"},
-                    "description": "Each begins with the name of the field at fault.",
+                    "description": "Those that the quarantine will give, as a rule in the same words.",
                 },
                 "server_time": {"type": "string", "format": "date-time"},
             },
@@ -224,8 +277,12 @@ def _landing(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _registration() -> dict[str, Any]:
     answered = {
         "type": "object",
-        "required": ["sounder_id"],
-        "properties": {"sounder_id": {"type": "string"}, "credential": {"type": "string"}},
+        "required": ["sounder_id", "version"],
+        "properties": {
+            "sounder_id": {"type": "string"},
+            "version": {"type": "integer", "minimum": 1},
+            "credential": {"type": "string"},
+        },
         "additionalProperties": False,
     }
     return {
@@ -257,6 +314,22 @@ def _question(name: str) -> dict[str, Any]:
     }
 
 
+def _metadata(operation_id: str, summary: str, schema: str) -> dict[str, Any]:
+    path = {"name": "sounder_id", "in": "path", "required": True}
+    statuses = {
+        401: "The sounder's own credential is missing, or the credential sent is nobody's",
+        403: "The credential is another's",
+        503: "The catalog does not answer now",
+    }
+    return {
+        "summary": f"{summary}; only for the sounder itself",
+        "operationId": operation_id,
+        "security": [{"credential": []}],
+        "parameters": [{**path, "schema": {"type": "string", "pattern": SOUNDER_ID}}],
+        "responses": {"200": _answer("It", _ref(schema)), **_problems(statuses)},
+    }
+
+
 def _one_or_many(dataset: str) -> dict[str, Any]:
     many = {"type": "array", "minItems": 1, "maxItems": BATCH_ITEMS, "items": _ref(dataset)}
     return {"anyOf": [_ref(dataset), many]}
@@ -276,7 +349,7 @@ def _problem(description: str) -> dict[str, Any]:
 
 def _problems(descriptions: dict[int, str]) -> dict[str, Any]:
     answers: dict[str, Any] = {str(status): _problem(text) for status, text in sorted(descriptions.items())}
-    for status in ("429", "503"):
+    for status in answers.keys() & {"429", "503"}:
         seconds = {"schema": {"type": "integer"}, "description": "Seconds to wait."}
         answers[status]["headers"] = {"Retry-After": seconds}
     return answers

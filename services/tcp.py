@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
-from tasks.landing.door import Door, Problem, check_count, dataset_of, parse, split
-from tasks.landing.receipts import DATASETS
+from tasks.contracts import SENT_AT
+from tasks.landing.door import Door, Problem, check_count, read, split
+from tasks.landing.receipts import DATASETS, Judge, Sent, known_dataset
 from tasks.landing.spool import Record
 
 log = logging.getLogger("services.tcp")
@@ -43,7 +44,7 @@ class _Connection:
     is_busy: bool = False
     n_held_bytes: int = 0
     records: list[Record] = field(default_factory=list)
-    items: list[tuple[str | None, Any]] = field(default_factory=list)
+    items: list[tuple[Judge, Sent]] = field(default_factory=list)
     answers: list[bytes | int] = field(default_factory=list)
     """The line to answer, or how many of `items` the line held."""
 
@@ -152,17 +153,24 @@ class LineServer:
             raise _too_long()
         is_opening = False
         try:
-            document = parse(line)
-            is_opening = isinstance(document, dict) and len(document) > 0 and document.keys() <= OPENING
-            if is_opening:
-                opened = await self._open(connection, document)
+            delivery = read(line)
+            check_count(delivery.values)
+            first = delivery.values[0]
+            is_opening = isinstance(first, dict) and len(first) > 0 and first.keys() <= OPENING
+            if is_opening and len(delivery.values) == 1:
+                if delivery.faults:
+                    raise Problem(400, "Not JSON", delivery.faults[0].removeprefix("decode: "))
+                opened = await self._open(connection, first)
                 connection.answers.append(opened)
                 return
-            items = document if isinstance(document, list) else [document]
-            check_count(items)
-            named = [(dataset_of(item, connection.dataset), item) for item in items]
-            payloads = split(line, named)
-            self.door.admit(named, connection.sounder_id)
+            envelope = delivery.envelope or {}
+            dataset = envelope.get("dataset", connection.dataset)
+            items = [
+                Sent(known_dataset(item, dataset), item, delivery.faults.get(position), envelope.get(SENT_AT))
+                for position, item in enumerate(delivery.values)
+            ]
+            payloads = split(line, delivery, items)
+            self.door.admit(items, connection.sounder_id)
         except Problem as problem:
             if is_opening and problem.status == 401:
                 raise
@@ -173,8 +181,9 @@ class LineServer:
             Record("tcp", dataset, connection.sounder_id, now, "application/json", payload, "tcp")
             for dataset, payload in payloads
         ]
-        connection.items += named
-        connection.answers.append(len(named))
+        judge = Judge(self.door.settings, sounder_id=connection.sounder_id, licence=None, received_at=now)
+        connection.items += [(judge, sent) for sent in items]
+        connection.answers.append(len(items))
 
     async def _open(self, connection: _Connection, document: dict[str, Any]) -> bytes:
         dataset, credential = document.get("dataset", connection.dataset), document.get("credential")
@@ -198,9 +207,7 @@ class LineServer:
         refused = b""
         if records:
             try:
-                durable = self.door.submit(records)
-                receipts = await self.door.judge(items, connection.sounder_id, datetime.now(UTC))
-                await self.door.stored(durable)
+                receipts = await self.door.land(records, items)
             except Problem as problem:
                 refused = _line(problem.document())
         lines: list[bytes] = []

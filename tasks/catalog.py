@@ -41,11 +41,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.engine.interfaces import ExceptionContext
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tasks.mosquitto_hash import mosquitto_hash
-from tasks.settings import Settings
+from tasks.settings import TIERS, UNDECLARED, Settings
 
 BUSY_TIMEOUT_MS = 30_000  # a writer waits for another this long; catalog transactions take milliseconds
 CREDENTIAL_BYTES = 32  # 256 random bits: a fast hash is enough at rest, nothing can be guessed
@@ -54,7 +55,14 @@ ADVISORY_LOCKS = {"migration": 0x41_56_01, "curation": 0x41_56_02}  # "AV" + num
 
 
 class CatalogError(RuntimeError):
-    """The catalog cannot be opened or used; the message names the address without its password."""
+    """The catalog cannot be opened or used: nothing of the transaction was stored, and it may be repeated.
+
+    The message names the address without its password; `reason` is the same without the address, for strangers.
+    """
+
+    def __init__(self, message: str, reason: str = "the catalog cannot be used") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -193,7 +201,8 @@ def open_catalog(settings: Settings) -> Engine:
     """Engine of the catalog, created and migrated to the newest schema; one engine per address and process.
 
     Raises:
-        CatalogError: the database cannot be reached, or was written by a newer release.
+        CatalogError: the database cannot be reached, or was written by a newer release. So does whatever uses the
+            engine later when the database refuses: it is locked, full, gone.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     return _open(settings.catalog_url)
@@ -286,10 +295,12 @@ def get_sounder(engine: Engine, sounder_id: str) -> Sounder | None:
         return session.get(Sounder, sounder_id)
 
 
-def sounder_ids(engine: Engine) -> set[str]:
-    """The ids of all registered sounders."""
+def sounder_tiers(engine: Engine) -> dict[str, str]:
+    """The declared tier of every registered sounder."""
+    declared = Sounder.details["tier"].as_string()
     with Session(engine.execution_options(is_reading=True)) as session:
-        return set(session.scalars(select(Sounder.sounder_id)))
+        rows = session.execute(select(Sounder.sounder_id, declared))
+        return {sounder_id: tier if tier in TIERS else UNDECLARED for sounder_id, tier in rows}
 
 
 def sounder_history(engine: Engine, sounder_id: str) -> list[SounderVersion]:
@@ -441,14 +452,48 @@ def _open(address: str) -> Engine:
             f"AUTONVIS_DATABASE_URL {address!r} is not the address of a catalog such as "
             f"sqlite:////srv/autonvis/catalog.db or postgresql+psycopg://user@host/name: {error}"
         ) from error
+    event.listen(engine, "handle_error", _named)
     try:
         _migrate(engine)
-    except (DatabaseError, CommandError) as error:
+    except (DatabaseError, CatalogError, CommandError) as error:
         engine.dispose()
         shown = url.render_as_string(hide_password=True)
+        if isinstance(error, CatalogError):
+            raise CatalogError(
+                str(error).replace("cannot be used", "cannot be opened"), error.reason
+            ) from error
         reason = error.orig if isinstance(error, DatabaseError) else f"it is of another release: {error}"
         raise CatalogError(f"the catalog {shown} cannot be opened: {reason}") from error
     return engine
+
+
+REMEDIES = (
+    ("is full", "its disk is full: free space, then run again"),
+    ("disk I/O error", "its disk refuses or is full: see the system's log, free space, then run again"),
+    (
+        "locked",
+        f"another program has kept it locked for {BUSY_TIMEOUT_MS // 1000} s: end that program, then run again",
+    ),
+    ("readonly", "it may not be written: give this user the right to its folder and file"),
+    ("read-only", "it may not be written: give this user the right to its folder and file"),
+    ("unable to open", "its file cannot be opened: give this user the right to its folder and file"),
+)
+"""What SQLite says, and what it means to whom it befalls."""
+
+
+def _named(context: ExceptionContext) -> None:
+    """Turns what the database itself refuses into our own error; a wrong statement stays what it is."""
+    error = context.original_exception
+    # Of the other kinds a damaged file alone is not our own mistake; SQLite has no kind for it.
+    is_refusal = isinstance(context.sqlalchemy_exception, OperationalError)
+    if context.engine is None or not (is_refusal or type(context.sqlalchemy_exception) is DatabaseError):
+        return
+    said = " ".join(str(error).split())
+    reason = next((remedy for sign, remedy in REMEDIES if sign in said), f"the database says: {said}")
+    shown = context.engine.url.render_as_string(hide_password=True)
+    raise CatalogError(
+        f"the catalog {shown} cannot be used ({said}): {reason}", f"the catalog cannot be used ({said})"
+    ) from error
 
 
 def _sqlite(url: URL) -> Engine:

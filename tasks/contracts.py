@@ -55,6 +55,12 @@ ROW_EXPECTATIONS = frozenset(
 BATCH_EXPECTATIONS = frozenset({"expect_column_max_to_be_between", "expect_table_row_count_to_be_between"})
 PARAMETERS = frozenset({"latest", "oldest"})  # known only when a batch is judged
 
+TIME_PATTERN = "^[0-9][-0-9T:., ]*(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})$"
+"""What a submitted time looks like; whether it is one, a calendar must say."""
+
+SENT_AT = "sent_at"
+"""Field of an item, or of the envelope around many, that no dataset keeps: the sender's clock when it sent."""
+
 _COLUMN_PROPERTIES = frozenset({"unit", "filledBy", "nestedPath", "normalization"})
 _DATASET_PROPERTIES = frozenset({"meaningKey", "isSubmitted"})
 _REASON_CODE = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -455,7 +461,7 @@ def submission_schema(dataset: str) -> dict[str, Any]:
         "title": f"{dataset} {contract.version}: one submitted item",
         "description": f"{contract.description} {contract.limitations}",
         "type": "object",
-        "properties": flat,
+        "properties": {**flat, SENT_AT: _SENT_AT_SCHEMA},
     }
     nested = [column for column in filled if column.nested_path]
     if not nested:
@@ -471,13 +477,20 @@ def submission_schema(dataset: str) -> dict[str, Any]:
     return {
         **schema,
         "description": f"{schema['description']} Fields may be flat, or grouped in {', '.join(groups)}.",
-        "properties": {**flat, **groups},
+        "properties": {**schema["properties"], **groups},
         "required": flat_required,
         "anyOf": [
             {"title": "flat", "required": [name for name in required if name not in flat_required]},
             {"title": "nested", "required": [group for group, entry in groups.items() if entry["required"]]},
         ],
     }
+
+
+_SENT_AT_SCHEMA = {
+    "type": ["string", "null"],
+    "pattern": TIME_PATTERN,
+    "description": "The sender's clock when it sent, for the clock offset in its receipt; not kept with the observation.",
+}
 
 
 def _value_schema(column: Column) -> dict[str, Any]:
@@ -505,7 +518,7 @@ def _value_schema(column: Column) -> dict[str, Any]:
     if column.enum:
         schema["enum"] = [*column.enum, None] if is_nullable else list(column.enum)
     if column.physical_type.startswith("timestamp"):
-        schema["pattern"] = "^[0-9][-0-9T:., ]*(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})$"
+        schema["pattern"] = TIME_PATTERN
     return schema
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 
 from tasks import catalog, lake, quarantine
 from tasks.contracts import SUBMITTED_DATASETS, load_contract
+from tasks.item_check import identity_fault
 from tasks.landing.spool import Record, SegmentError, read_segment
 from tasks.quarantine import Rejected, ReplayResult, known_rows, quarantine_rows
 from tasks.settings import Settings
@@ -83,8 +84,8 @@ def curate_batch(batch_path: Path, *, settings: Settings, now: datetime | None =
 
     Args:
         batch_path: a segment in the lake's landing folder; its stem is the batch id.
-        now: moment the contract measures future and age from; by default the batch's newest reception, so that a
-            rerun years later judges the same.
+        now: moment the contract measures future and age from; by default each record's own reception, as the doors do,
+            so that a rerun years later judges the same.
 
     Raises:
         BatchRejected: the segment is damaged, or a dataset in it was refused as a whole. This is raised after
@@ -160,7 +161,6 @@ def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: 
     batch_id = batch_path.stem
     faults: list[str] = []
     records = _read_records(batch_path, faults)
-    judged_at = now or max((record.received_at for record in records), default=datetime.now(UTC))
     submissions, rejected = _decode_records(records, batch_id)
     n_items = sum(len(rows) for rows in rejected.values()) + sum(len(s.values) for s in submissions.values())
     files: list[Path] = []
@@ -169,9 +169,7 @@ def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: 
     n_accepted = n_duplicates = n_conflicts = 0
     for dataset in SUBMITTED_DATASETS:
         submitted = submissions.get(dataset, _Submissions())
-        accepted, repeated, conflicts = _judge(
-            dataset, submitted, batch_id, judged_at, settings, rejected, faults
-        )
+        accepted, repeated, conflicts = _judge(dataset, submitted, batch_id, now, settings, rejected, faults)
         published = lake.publish(dataset, accepted, batch_id, settings=settings, metadata=metadata)
         lake.withdraw(dataset, batch_id, settings=settings, keep=published)
         files += published
@@ -239,7 +237,7 @@ def _decode_records(
         submitted = submissions.setdefault(dataset, _Submissions())
         submitted.deliveries[index] = record, delivery
         for position, value in enumerate(delivery.values):
-            fault = delivery.faults.get(position) or _identity_fault(value, record)
+            fault = delivery.faults.get(position) or identity_fault(value, record.sounder_id)
             if fault is not None:
                 stage = "decode" if position in delivery.faults else "schema"
                 kept = rejected.setdefault(dataset, [])
@@ -265,7 +263,7 @@ def _judge(
     dataset: str,
     submitted: _Submissions,
     batch_id: str,
-    now: datetime,
+    now: datetime | None,
     settings: Settings,
     rejected: dict[str, list[Rejected]],
     faults: list[str],
@@ -288,7 +286,7 @@ def _judge(
         validation = validate_batch(
             dataset,
             frame,
-            now=now,
+            now=frame["received_at"] if now is None else now,
             max_future_s=settings.max_future_s,
             max_age_d=settings.max_age_d,
             cast_failures=cast_failures,
@@ -325,15 +323,6 @@ def _keep_replay_marks(rows: pd.DataFrame, batch_id: str, settings: Settings) ->
         for mark in marks:
             rows.loc[is_marked, mark] = before.loc[rows.loc[is_marked, "quarantine_id"], mark].to_numpy()
     return rows
-
-
-def _identity_fault(value: Any, record: Record) -> str | None:
-    if record.sounder_id is None or not isinstance(value, dict):
-        return None
-    claimed = value.get("sounder_id")
-    if claimed is None or claimed == record.sounder_id:
-        return None
-    return f"sounder_id_mismatch: the item says {str(claimed)[:80]!r}, it was sent as {record.sounder_id!r}"
 
 
 def _rejected(

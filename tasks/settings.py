@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "AUTONVIS_"
 LONGEST_LEAD_H = 72.0  # contracts of the datasets `analysis` and `verification`
+TIERS = ("PLATINUM", "GOLD", "SILVER", "BRONZE")
+"""What a sounder may declare of itself when it registers."""
+UNDECLARED = "undeclared"
 
 
 class SettingsError(ValueError):
@@ -66,7 +69,14 @@ class Settings(BaseSettings):
     sounder_items_per_s: float = Field(
         1000.0,
         ge=0,
-        description="Items per second and sounder over 5 minutes by HTTP and TCP; 0 for no limit.",
+        description="Items per second and sounder over 5 minutes by HTTP and TCP, of those that declare no tier; 0 for no limit.",
+    )
+    platinum_items_per_s: float = Field(4000.0, ge=0, description="As above, of sounders of tier PLATINUM.")
+    gold_items_per_s: float = Field(2000.0, ge=0, description="As above, of sounders of tier GOLD.")
+    silver_items_per_s: float = Field(1000.0, ge=0, description="As above, of sounders of tier SILVER.")
+    bronze_items_per_s: float = Field(500.0, ge=0, description="As above, of sounders of tier BRONZE.")
+    registrations_per_min: float = Field(
+        60.0, ge=0, description="Registrations per minute from one address; 0 for no limit."
     )
     min_free_disk_mb: int = Field(
         256, ge=0, description="Free space in MB below which HTTP and TCP refuse, so that curation can go on."
@@ -127,6 +137,17 @@ class Settings(BaseSettings):
     def _leads_are_hours(cls, text: str) -> str:
         parse_leads(text)
         return text
+
+    @property
+    def items_per_s_by_tier(self) -> dict[str, float]:
+        """The rate limit of each tier, and of sounders that declare none."""
+        return {
+            UNDECLARED: self.sounder_items_per_s,
+            "PLATINUM": self.platinum_items_per_s,
+            "GOLD": self.gold_items_per_s,
+            "SILVER": self.silver_items_per_s,
+            "BRONZE": self.bronze_items_per_s,
+        }
 
     @property
     def source_names(self) -> list[str]:

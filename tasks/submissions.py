@@ -48,13 +48,14 @@ class RepeatedKeys(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The items of one record: the decoded values, by position the reason of those that have none to be trusted, and
-    the bytes of the item at a position as received.
+    """The items of one record: the decoded values, by position the reason of those that have none to be trusted, the
+    bytes of the item at a position as received, and what stood beside the list of items, where there was such a place.
     """
 
     values: list[Any]
     faults: Mapping[int, str]
     raw: Callable[[int], bytes]
+    envelope: Mapping[str, Any] | None = None
 
 
 def decode(payload: bytes, content_type: str = "application/json") -> list[Item]:
@@ -122,7 +123,8 @@ def with_provenance(
 
 
 def _plain_delivery(payload: bytes) -> Delivery | None:
-    """What `_json_delivery` gives, several times faster, of flat objects in ASCII without escapes; None of all else.
+    """What `_json_delivery` gives, several times faster, of flat objects in ASCII without escapes, alone, in a list or
+    in an envelope; None of all else.
 
     Without escapes every quote begins or ends a text. So the decoded keys and texts account for all quotes exactly
     when no key was named twice, which this decoder does not report.
@@ -133,15 +135,23 @@ def _plain_delivery(payload: bytes) -> Delivery | None:
         document = _PLAIN.decode(payload)
     except msgspec.MsgspecError:
         return None
+    outer: list[dict[str, Any]] = []
+    envelope, key = None, None
     if isinstance(document, dict):
-        types, n_keys, values = list(map(type, document.values())), len(document), [document]
+        values: list[Any] = [document]
+        lists = [value for value in document.values() if isinstance(value, list)]
+        if lists:
+            if len(lists) > 1 or document.get(ITEMS_KEY) is not lists[0]:
+                return None
+            values, key, outer = lists[0], ITEMS_KEY, [document]
+            envelope = {name: value for name, value in document.items() if name != ITEMS_KEY}
     else:
-        types = list(map(type, chain.from_iterable(map(dict.values, document))))
-        n_keys, values = len(types), document
-    if payload.count(b'"') != 2 * (n_keys + types.count(str)):
+        values = document
+    types = list(map(type, chain.from_iterable(map(dict.values, chain(outer, values)))))
+    if payload.count(b'"') != 2 * (len(types) + types.count(str)):
         return None
-    raw = _Spans(payload, None).raw if values is document else _whole(payload)
-    return Delivery(values, _NO_FAULTS, raw)
+    raw = _whole(payload) if values is not document and envelope is None else _Spans(payload, key).raw
+    return Delivery(values, _NO_FAULTS, raw, envelope)
 
 
 def _whole(payload: bytes) -> Callable[[int], bytes]:
@@ -158,7 +168,8 @@ def _json_delivery(payload: bytes, text: str) -> Delivery:
     if isinstance(document, dict) and isinstance(document.get(ITEMS_KEY), list):
         if isinstance(document, RepeatedKeys):
             raise DecodeError("the envelope names a key twice")
-        return _judged(document[ITEMS_KEY], _Spans(payload, ITEMS_KEY).raw)
+        envelope = {name: value for name, value in document.items() if name != ITEMS_KEY}
+        return _judged(document[ITEMS_KEY], _Spans(payload, ITEMS_KEY).raw, envelope)
     if isinstance(document, list):
         return _judged(document, _Spans(payload, None).raw)
     return _judged([document], _whole(payload))
@@ -197,11 +208,13 @@ def _decode_by_source(payload: bytes, content_type: str) -> Delivery:
     return _judged(values, lambda position: json.dumps(values[position]).encode())
 
 
-def _judged(values: list[Any], raw: Callable[[int], bytes]) -> Delivery:
+def _judged(
+    values: list[Any], raw: Callable[[int], bytes], envelope: Mapping[str, Any] | None = None
+) -> Delivery:
     faults = {
         position: fault for position, value in enumerate(values) if (fault := _fault(value)) is not None
     }
-    return Delivery(values, faults, raw)
+    return Delivery(values, faults, raw, envelope)
 
 
 def _fault(value: Any) -> str | None:
@@ -223,8 +236,9 @@ _DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_constant={"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get,
 )
-_FlatObject = dict[str, str | int | float | bool | None]
-_PLAIN = msgspec.json.Decoder(_FlatObject | list[_FlatObject])
+_Scalar = str | int | float | bool | None
+_FlatObject = dict[str, _Scalar]
+_PLAIN = msgspec.json.Decoder(dict[str, _Scalar | list[_FlatObject]] | list[_FlatObject])
 _NO_FAULTS: Mapping[int, str] = MappingProxyType({})
 
 

@@ -9,28 +9,40 @@ Great Expectations takes seconds to import: nothing here imports it before a bat
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from tasks.contracts import Column, Contract, Rule, load_contract
+from tasks.contracts import SENT_AT, Column, Contract, Rule, load_contract
+from tasks.item_check import (
+    EPOCH,
+    INTEGER_LIMITS,
+    cast_failure,
+    flattened,
+    meaning_id,
+    micros,
+    nested_groups,
+    parameters,
+    reason_text,
+    shown,
+    time_limits,
+    unread_columns,
+)
 
 logger = logging.getLogger(__name__)
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 NOT_A_TIME = np.iinfo(np.int64).min  # numpy's NaT
+SAID_TO_DOORS = ("dataset", SENT_AT)  # fields of an item that tell the landing something and no dataset keeps
 MAX_UNKNOWN_NAMES = 20  # names of unknown fields that are reported; the rest is only counted
 
 # Great Expectations keeps its current project in a global of the process, and two threads on one asset get each
@@ -58,11 +70,6 @@ class Duplicates:
 
     identical: list[int]
     conflicts: Reasons
-
-
-def reason_code(reason: str) -> str:
-    """The stable code that a reason text begins with."""
-    return reason.split(":", 1)[0]
 
 
 def build_frame(dataset: str, items: Sequence[Any]) -> tuple[pd.DataFrame, Reasons]:
@@ -117,61 +124,35 @@ def meaning_ids(dataset: str, frame: pd.DataFrame) -> list[str]:
     for name in contract.meaning_key:
         column, series = contract.column(name), frame[name]
         if column.physical_type.startswith("timestamp"):
-            micros = series.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
-            parts.append(["" if value == NOT_A_TIME else value for value in micros.tolist()])
+            since = series.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
+            parts.append(["" if value == NOT_A_TIME else value for value in since.tolist()])
         elif column.unit == "MHz":
             parts.append(["" if math.isnan(value) else round(value * 1000) for value in series.tolist()])
         else:
             parts.append([value if isinstance(value, str) else "" for value in series.tolist()])
-    texts = ("|".join(map(str, (dataset, *values))) for values in zip(*parts, strict=True))
-    return [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
+    return [meaning_id(dataset, values) for values in zip(*parts, strict=True)]
 
 
 def _flat_items(contract: Contract, items: Sequence[Any], failures: Reasons) -> list[Mapping[str, Any]]:
     """Items as flat mappings; what is no mapping becomes an empty one with a failure."""
-    groups: dict[str, dict[str, str]] = {}
-    for column in contract.columns:
-        if column.nested_path:
-            group, name = column.nested_path
-            groups.setdefault(group, {})[name] = column.name
+    groups = nested_groups(contract.dataset)
     rows: list[Mapping[str, Any]] = []
     for index, item in enumerate(items):
         if not isinstance(item, Mapping):
-            failures.setdefault(index, []).append(f"item_type: {_shown(item)} is not a JSON object")
+            failures.setdefault(index, []).append(f"item_type: {shown(item)} is not a JSON object")
             rows.append({})
         elif groups and not groups.keys().isdisjoint(item):
-            rows.append(_flattened(item, groups, failures, index))
+            flat, failed = flattened(item, groups)
+            if failed:
+                failures.setdefault(index, []).extend(failed)
+            rows.append(flat)
         else:
             rows.append(item)
     return rows
 
 
-def _flattened(
-    item: Mapping[str, Any], groups: Mapping[str, Mapping[str, str]], failures: Reasons, index: int
-) -> dict[str, Any]:
-    flat = {name: value for name, value in item.items() if name not in groups}
-    for group, names in groups.items():
-        inner = item.get(group)
-        if inner is None:
-            continue
-        if not isinstance(inner, Mapping):
-            failures.setdefault(index, []).append(f"{group}_type: {_shown(inner)} is not a JSON object")
-            continue
-        for name, value in inner.items():
-            column = names.get(name)
-            if column is None:
-                flat[f"{group}.{name}"] = value  # counted as an unknown field
-            elif flat.get(column) is not None and flat[column] != value:
-                failures.setdefault(index, []).append(
-                    f"{column}_ambiguous: {_shown(flat[column])} and {group}.{name} {_shown(value)} contradict each other"
-                )
-            else:
-                flat[column] = value
-    return flat
-
-
 def _count_unknown(contract: Contract, rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    known = set(contract.column_names)
+    known = {*contract.column_names, *SAID_TO_DOORS}
     counts: Counter[str] = Counter()
     for row in rows:
         if not row.keys() <= known:
@@ -181,76 +162,36 @@ def _count_unknown(contract: Contract, rows: Sequence[Mapping[str, Any]]) -> Cou
     return counts
 
 
-def _shown(value: Any) -> str:
-    """A value as it may stand in a reason: short, on one line, strings quoted."""
-    if isinstance(value, pd.Timestamp | datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, list | tuple | Mapping):
-        return f"{type(value).__name__} of {len(value)} entries"
-    try:
-        text = json.dumps(value[:80]) if isinstance(value, str) else ascii(value)
-    except ValueError:  # Python does not write out integers of thousands of digits
-        text = f"{type(value).__name__} too long to show"
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _cast_numbers(
     column: Column, values: list[Any], failures: Reasons
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
+    numbers = None
     if set(map(type, values)) <= {float, int, type(None)}:
-        try:
+        with suppress(OverflowError):  # an integer beyond all floats
             numbers = np.array(values, dtype=np.float64)
-        except OverflowError:
-            numbers = _cast_each_number(column, values, failures)
-        else:
-            for index in np.flatnonzero(~np.isfinite(numbers)).tolist():
-                if values[index] is not None:
-                    numbers[index] = np.nan
-                    _fail_not_finite(column, values[index], index, failures)
+    if numbers is None:
+        failed = {index: cast_failure(column, v) for index, v in enumerate(values) if v is not None}
+        numbers = np.array(
+            [np.nan if v is None or failed[index] else float(v) for index, v in enumerate(values)],
+            dtype=np.float64,
+        )
     else:
-        numbers = _cast_each_number(column, values, failures)
-    if column.physical_type in ("int32", "int64"):
-        limit = 2**31 if column.physical_type == "int32" else 2**53
-        for index in np.flatnonzero((numbers != np.floor(numbers)) | (np.abs(numbers) >= limit)).tolist():
-            if not math.isnan(numbers[index]):
-                numbers[index] = np.nan
-                failures.setdefault(index, []).append(
-                    f"{column.name}_type: {_shown(values[index])} is not a whole number of type {column.physical_type}"
-                )
+        is_doubtful = ~np.isfinite(numbers)
+        if column.physical_type in INTEGER_LIMITS:
+            limit = INTEGER_LIMITS[column.physical_type]
+            is_doubtful |= (numbers != np.floor(numbers)) | (np.abs(numbers) >= limit)
+        failed = {
+            index: cast_failure(column, values[index])
+            for index in np.flatnonzero(is_doubtful).tolist()
+            if values[index] is not None
+        }
+    for index, failure in failed.items():
+        if failure is not None:
+            numbers[index] = np.nan
+            failures.setdefault(index, []).append(failure)
     if column.is_longitude:
         numbers = np.where((numbers > 180) & (numbers <= 360), numbers - 360, numbers)
     return numbers
-
-
-def _cast_each_number(
-    column: Column, values: list[Any], failures: Reasons
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    numbers = np.full(len(values), np.nan)
-    for index, value in enumerate(values):
-        if value is None:
-            continue
-        if isinstance(value, bool | np.bool_) or not isinstance(
-            value, int | float | np.integer | np.floating
-        ):
-            failures.setdefault(index, []).append(f"{column.name}_type: {_shown(value)} is not a number")
-            continue
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            numbers[index] = number
-        else:
-            _fail_not_finite(column, value, index, failures)
-    return numbers
-
-
-def _fail_not_finite(column: Column, value: Any, index: int, failures: Reasons) -> None:
-    failures.setdefault(index, []).append(
-        f"{column.name}_finite: {_shown(value)} is not a finite number; write null for a missing value"
-    )
 
 
 def _cast_strings(column: Column, values: list[Any], failures: Reasons) -> pd.Series[Any]:
@@ -258,62 +199,30 @@ def _cast_strings(column: Column, values: list[Any], failures: Reasons) -> pd.Se
     if not set(map(type, values)) <= {str, type(None)} or not all(v is None or v.isascii() for v in values):
         texts = []
         for index, value in enumerate(values):
-            if value is not None and not isinstance(value, str):
-                failures.setdefault(index, []).append(f"{column.name}_type: {_shown(value)} is not a text")
-                value = None
-            elif value is not None and not _is_utf8(value):
-                failures.setdefault(index, []).append(
-                    f"{column.name}_type: {_shown(value)} is not valid Unicode"
-                )
-                value = None
-            texts.append(value)
+            failure = None if value is None else cast_failure(column, value)
+            if failure is not None:
+                failures.setdefault(index, []).append(failure)
+            texts.append(value if failure is None else None)
     return pd.Series(texts, dtype=object)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can carry and Parquet cannot
-        return False
-    return True
 
 
 def _cast_times(column: Column, values: list[Any], failures: Reasons) -> pd.Series[Any]:
     parsed: dict[str, int | str] = {
-        value: _micros(value) for value in {v for v in values if isinstance(v, str)}
+        value: micros(value) for value in {v for v in values if isinstance(v, str)}
     }
-    micros = np.full(len(values), NOT_A_TIME, dtype=np.int64)
+    found = np.full(len(values), NOT_A_TIME, dtype=np.int64)
     outcome: int | str = NOT_A_TIME
     previous = None  # the items of one record share one time of reception
     for index, value in enumerate(values):
         if value is None or value is pd.NaT:
             continue
         if value is not previous:
-            previous, outcome = value, parsed[value] if isinstance(value, str) else _micros(value)
+            previous, outcome = value, parsed[value] if isinstance(value, str) else micros(value)
         if isinstance(outcome, int):
-            micros[index] = outcome
+            found[index] = outcome
         else:
             failures.setdefault(index, []).append(f"{column.name}_{outcome}")
-    return pd.Series(pd.DatetimeIndex(micros.view("datetime64[us]")).tz_localize("UTC"))
-
-
-def _micros(value: Any) -> int | str:
-    """Microseconds since 1970 of an ISO 8601 text or datetime, or the failure without its column."""
-    moment = value
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value.replace("z", "Z"))
-        except ValueError:
-            return f"format: {_shown(value)} is not an ISO 8601 time such as 2022-10-24T00:15:00Z"
-        if len(value) <= 10:
-            return f"format: {_shown(value)} has no time of day; write it as 2022-10-24T00:15:00Z"
-    elif not isinstance(value, datetime):
-        return f"type: {_shown(value)} is not a text with an ISO 8601 time such as 2022-10-24T00:15:00Z"
-    if moment.tzinfo is None:
-        return f"zone: {_shown(value)} has no zone; add Z or an offset"
-    if isinstance(moment, pd.Timestamp):
-        moment = moment.to_pydatetime(warn=False)
-    return int((moment - EPOCH) // MICROSECOND)
+    return pd.Series(pd.DatetimeIndex(found.view("datetime64[us]")).tz_localize("UTC"))
 
 
 def _cast_booleans(column: Column, values: list[Any], failures: Reasons) -> pd.Series[Any]:
@@ -321,7 +230,7 @@ def _cast_booleans(column: Column, values: list[Any], failures: Reasons) -> pd.S
     for index, value in enumerate(values):
         if value is not None and not isinstance(value, bool | np.bool_):
             failures.setdefault(index, []).append(
-                f"{column.name}_type: {_shown(value)} is neither true nor false"
+                f"{column.name}_type: {shown(value)} is neither true nor false"
             )
             value = None
         flags.append(value)
@@ -331,7 +240,7 @@ def _cast_booleans(column: Column, values: list[Any], failures: Reasons) -> pd.S
 def _cast_bytes(column: Column, values: list[Any], failures: Reasons) -> pd.Series[Any]:
     for index, value in enumerate(values):
         if value is not None and not isinstance(value, bytes):
-            failures.setdefault(index, []).append(f"{column.name}_type: {_shown(value)} is not bytes")
+            failures.setdefault(index, []).append(f"{column.name}_type: {shown(value)} is not bytes")
     return pd.Series([value if isinstance(value, bytes) else None for value in values], dtype=object)
 
 
@@ -350,7 +259,7 @@ def validate_batch(
     dataset: str,
     frame: pd.DataFrame,
     *,
-    now: datetime,
+    now: datetime | pd.Series[Any],
     max_future_s: float = 300.0,
     max_age_d: float = 36_500.0,
     cast_failures: Mapping[int, list[str]] | None = None,
@@ -361,7 +270,8 @@ def validate_batch(
 
     Args:
         frame: the contract's columns, as `build_frame` makes them; any unique index.
-        now: aware time that future and age are measured from.
+        now: aware time that future and age are measured from; a series, indexed as the frame, of one per row
+            (null where a row has no time to be judged).
         max_future_s: seconds an observation may lie in the future.
         max_age_d: days an observation may lie in the past.
         cast_failures: what `build_frame` returned, by index label. A rule says nothing more about a field that
@@ -375,31 +285,40 @@ def validate_batch(
             observation is older than `max_age_d`.
     """
     contract = load_contract(dataset)
-    if now.tzinfo is None:
+    moments = now if isinstance(now, pd.Series) else pd.Series(pd.Timestamp(now), index=frame.index)
+    if not isinstance(moments.dtype, pd.DatetimeTZDtype):
         raise ValueError(f"now: {now!r} has no time zone")
     if not frame.index.is_unique:
         raise ValueError("frame: the index has repeated labels")
     judged = _engine_frame(contract, frame)
-    latest = pd.Timestamp(now + timedelta(seconds=max_future_s)).tz_convert("UTC")
-    oldest = pd.Timestamp(max(now - EPOCH - timedelta(days=max_age_d), _YEAR_ONE) + EPOCH).tz_convert("UTC")
-    limits = {"latest": latest.as_unit("us"), "oldest": oldest.as_unit("us")}
+    # The rules on time compare with one moment: each row's time is moved by as much as its own moment lies before that.
+    reference = pd.Timestamp(EPOCH) if moments.isna().all() else moments.max()
+    age = {"max_future_s": max_future_s, "max_age_d": max_age_d}
+    limits = {
+        name: pd.Timestamp(moment).tz_convert("UTC").as_unit("us")
+        for name, moment in time_limits(reference.to_pydatetime(), **age).items()
+    }
+    timed = {name for rule in contract.rules if parameters(rule) for name in rule.columns}
+    late = (reference - moments).reset_index(drop=True).fillna(pd.Timedelta(0))
+    if late.any():
+        judged = judged.assign(**{name: judged[name] + late for name in timed})
     failed = _judge(contract, judged, limits)
     labels = frame.index.to_numpy()
     reasons: Reasons = {int(label): list(texts) for label, texts in (cast_failures or {}).items() if texts}
-    unread = {label: _unread_columns(contract, texts) for label, texts in reasons.items()}
+    unread = {label: unread_columns(contract, texts) for label, texts in reasons.items()}
     for rule, rows in failed:
-        texts = _reason_texts(rule, judged.iloc[rows], limits)
-        for row, text in zip(rows, texts, strict=True):
+        records = frame.iloc[rows][list(rule.columns)].to_dict("records")
+        for row, values in zip(rows, records, strict=True):
             label = int(labels[row])
             if unread and not unread.get(label, _NOTHING).isdisjoint(rule.columns):
                 continue
-            reasons.setdefault(label, []).append(text)
+            own = time_limits(moments.iloc[row].to_pydatetime(), **age) if parameters(rule) else {}
+            reasons.setdefault(label, []).append(reason_text(rule, cast(dict[str, Any], values), own))
     accepted = frame[~frame.index.isin(list(reasons))] if reasons else frame
     return Validation(accepted=accepted, reasons=dict(sorted(reasons.items())))
 
 
 _NOTHING: frozenset[str] = frozenset()
-_YEAR_ONE = datetime(1, 1, 2, tzinfo=UTC) - EPOCH
 _DTYPES: Mapping[str, tuple[str, ...]] = {
     "string": ("object", "str", "string"),
     "double": ("float64",),
@@ -409,18 +328,6 @@ _DTYPES: Mapping[str, tuple[str, ...]] = {
     "binary": ("object",),
     "timestamp[us, UTC]": ("datetime64[us, UTC]",),
 }
-
-
-def _unread_columns(contract: Contract, reasons: Sequence[str]) -> frozenset[str]:
-    """Columns about which the cast failures of a row already said what is wrong."""
-    columns: set[str] = set()
-    for reason in reasons:
-        stem, _, suffix = reason_code(reason).rpartition("_")
-        if stem in contract.column_names:
-            columns.add(stem)
-        elif suffix == "type":  # the item, or a whole group of a nested item
-            columns |= {c.name for c in contract.columns if stem == "item" or c.nested_path[:1] == (stem,)}
-    return frozenset(columns)
 
 
 def _engine_frame(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
@@ -526,33 +433,13 @@ def _refuse(
     if newest is pd.NaT:  # no row has a readable time: each row says so itself
         return
     raise BatchRejected(
-        f"{start} the newest of {len(frame)} observations is of {_shown(newest)}, accepted are those after "
-        f"{_shown(limits['oldest'])}. {rule.description}"
+        f"{start} the newest of {len(frame)} observations is of {shown(newest)}, accepted are those after "
+        f"{shown(limits['oldest'])}. {rule.description}"
     )
 
 
-def _reason_texts(rule: Rule, rows: pd.DataFrame, limits: Mapping[str, pd.Timestamp]) -> list[str]:
-    """One reason per failing row: code, the value that failed, what the rule asks for."""
-    if rule.expectation in ("expect_column_values_to_not_be_null", "expect_compound_columns_to_be_unique"):
-        return [f"{rule.code}: {rule.description}"] * len(rows)
-    if rule.expectation == "expect_column_pair_values_a_to_be_greater_than_b":
-        a, b = rule.kwargs["column_A"], rule.kwargs["column_B"]
-        pairs = zip(rows[a].tolist(), rows[b].tolist(), strict=True)
-        return [
-            f"{rule.code}: {b} {_shown(low)} {rule.description} ({a} {_shown(high)})" for high, low in pairs
-        ]
-    used = [
-        value["$PARAMETER"]
-        for value in rule.kwargs.values()
-        if isinstance(value, dict) and "$PARAMETER" in value
-    ]
-    ending = "".join(f" ({name} accepted is {_shown(limits[name])})" for name in used)
-    values = rows[rule.kwargs["column"]].tolist()
-    return [f"{rule.code}: {_shown(value)} {rule.description}{ending}" for value in values]
-
-
 def find_duplicates(dataset: str, frame: pd.DataFrame, known: pd.DataFrame | None = None) -> Duplicates:
-    """Rows whose `observation_id` an earlier row, or a row of `known`, already has.
+    """Rows whose `observation_id` an earlier row of the same UTC day, or a row of `known`, already has.
 
     The first one stays. A later one with the same content (all that the sender fills; when and how it reached us does
     not count) is `identical` and may be dropped; one with other content is a conflict, to be quarantined.
@@ -567,7 +454,8 @@ def find_duplicates(dataset: str, frame: pd.DataFrame, known: pd.DataFrame | Non
     stacked = (
         frame[compared] if known is None or n_known == 0 else pd.concat([known[compared], frame[compared]])
     )
-    codes, _ = pd.factorize(stacked["observation_id"])
+    days = stacked["observed_at"].dt.floor("D")
+    codes = stacked.groupby(["observation_id", days], sort=False).ngroup().to_numpy()
     _, first_of_code = np.unique(codes, return_index=True)
     first = first_of_code[codes]
     later = np.flatnonzero(first != np.arange(len(stacked)))
@@ -588,7 +476,7 @@ def find_duplicates(dataset: str, frame: pd.DataFrame, known: pd.DataFrame | Non
             identical.append(label)
             continue
         changes = [
-            f"{name} {_shown(stacked[name].iloc[row])} (first {_shown(stacked[name].iloc[first[row]])})"
+            f"{name} {shown(stacked[name].iloc[row])} (first {shown(stacked[name].iloc[first[row]])})"
             for name in compared
             if differs[name][position]
         ]

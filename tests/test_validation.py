@@ -30,12 +30,12 @@ from tasks.contracts import (
     parse_contract,
     submission_schema,
 )
+from tasks.item_check import reason_code
 from tasks.validation import (
     BatchRejected,
     build_frame,
     find_duplicates,
     meaning_ids,
-    reason_code,
     validate_batch,
 )
 
@@ -170,7 +170,10 @@ def mutations(dataset: str, base: dict[str, Any]) -> list[tuple[str, dict[str, A
             wrong(f"{name}_format", name, "2022-10-25T11:45:00Z\n")
             wrong(f"{name}_type", name, 1666698300)
             wrong(f"{name}_future", name, (NOW + timedelta(hours=1)).isoformat())
-            wrong(f"{name}_stale", name, "0001-01-01T00:00:00+05:00")
+            wrong(f"{name}_format", name, "2022-10-24T23:59:60Z")
+            wrong(f"{name}_format", name, "0000-01-01T00:00:00Z")
+            wrong(f"{name}_format", name, "0001-01-01T00:00:00+05:00")
+            wrong(f"{name}_stale", name, "0001-01-02T00:00:00+05:00")
     return found
 
 

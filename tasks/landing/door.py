@@ -7,28 +7,28 @@ else. Whatever is not landed is a `Problem`, in the words of RFC 9457.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-import msgspec
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 
 from tasks import catalog
+from tasks.item_check import Verdict
 from tasks.landing.group_commit import GroupCommit, Overloaded
-from tasks.landing.receipts import DATASETS, receipt
+from tasks.landing.rates import Buckets, Exceeded, TooMany
+from tasks.landing.receipts import Judge, Sent
+from tasks.landing.recent import RecentObservations, Standing
 from tasks.landing.spool import Record
-from tasks.settings import Settings
-from tasks.submissions import decode
+from tasks.settings import UNDECLARED, Settings
+from tasks.submissions import DecodeError, Delivery, read_delivery
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BATCH_ITEMS = 10_000
 LARGE_BATCH_ITEMS = 50
@@ -42,8 +42,9 @@ HELD_BYTES = 128 * 2**20
 """Request bytes in memory at most; what they decode to is several times as much."""
 BURST_S = 300.0
 """A sounder that was silent may send this many seconds' worth at once."""
-BUCKETS = 100_000
+REGISTRATION_BURST_S = 60.0
 RETRY_DISK_S = 30
+RETRY_CATALOG_S = 30
 RETRY_LOAD_S = 1
 CHALLENGE = 'Bearer realm="autonvis"'
 
@@ -73,13 +74,15 @@ class Door:
     def __init__(self, settings: Settings, commit: GroupCommit) -> None:
         self.settings = settings
         self.commit = commit
+        self.recent = RecentObservations()
         self._credentials: dict[str, tuple[float, str]] = {}
-        self._registered: set[str] = set()
+        self._tiers: dict[str, str] = {}
+        """Of every registered sounder."""
         self._registered_until_s = 0.0
         self._disk_until_s = 0.0
         self._n_held_bytes = 0
-        self._buckets: dict[str, tuple[float, float]] = {}
-        """Per sounder the items it may still send, and when that was so."""
+        self._items = Buckets(BURST_S)
+        self._registrations = Buckets(REGISTRATION_BURST_S)
 
     async def refresh(self) -> None:
         """Learns which sounders are registered, if that is not known fresh; to be called before `admit`.
@@ -93,24 +96,18 @@ class Door:
         # Others go on meanwhile with what is known, except at the very beginning.
         self._registered_until_s = 0.0 if is_first else time.monotonic() + REGISTERED_CACHE_S
 
-        def look_up() -> set[str]:
-            return catalog.sounder_ids(catalog.open_catalog(self.settings))
-
         try:
-            self._registered |= await asyncio.to_thread(look_up)
-        except (SQLAlchemyError, catalog.CatalogError) as error:
-            log.error("event=refresh-failed reason=%r", str(error))
+            self._tiers |= await self.ask(catalog.sounder_tiers)
+        except Problem:
             if is_first:
-                raise Problem(
-                    503, "Cannot authenticate", "the catalog is not available", Retry_After="30"
-                ) from error
+                raise
         self._registered_until_s = time.monotonic() + REGISTERED_CACHE_S
 
-    def registered(self, sounder_id: str) -> None:
+    def registered(self, sounder_id: str, tier: str) -> None:
         """Notes a registration that this process has made: from now on the sounder needs its credential."""
-        self._registered.add(sounder_id)
+        self._tiers[sounder_id] = tier
 
-    def admit(self, items: Sequence[tuple[str | None, Any]], sounder_id: str | None) -> None:
+    def admit(self, items: Sequence[Sent], sounder_id: str | None) -> None:
         """Whether these items may land now, all of them or none.
 
         Raises:
@@ -121,43 +118,50 @@ class Door:
         if now_s > self._disk_until_s:
             self.check_disk()
             self._disk_until_s = now_s + FREE_DISK_CACHE_S
-        senders = Counter(_sender(item, sounder_id) for _, item in items)
+        senders = Counter(_sender(sent.value, sounder_id) for sent in items)
         if sounder_id is None:
             for sender in senders:
-                if sender in self._registered:
+                if sender in self._tiers:
                     detail = f"{sender!r} is registered: send its credential"
                     raise Problem(401, "Not authorized", detail, WWW_Authenticate=CHALLENGE)
                 if not self.settings.accept_unregistered:
                     detail = f"{sender!r} is not registered: register it, then send its credential"
                     raise Problem(403, "Not registered", detail)
-            self._spend(senders, now_s)
+            self._spend(senders)
         else:
-            self._spend({sounder_id: len(items)}, now_s)
+            self._spend({sounder_id: len(items)})
 
-    def _spend(self, n_items: Mapping[str, int], now_s: float) -> None:
-        rate = self.settings.sounder_items_per_s
-        if not rate:
-            return
-        full = rate * BURST_S
-        left: dict[str, float] = {}
-        for sender, wanted in n_items.items():
-            had, at_s = self._buckets.get(sender, (full, now_s))
-            left[sender] = min(full, had + rate * (now_s - at_s)) - wanted
-            # What is more than a full bucket may pass on a full one, or it never could.
-            if left[sender] < min(0.0, full - wanted):
-                wait_s = math.ceil((min(0.0, full - wanted) - left[sender]) / rate)
-                detail = f"{sender!r} sends more than {rate:g} items per second; wait {wait_s} s"
-                raise Problem(429, "Too many", detail, Retry_After=str(wait_s))
-        if len(self._buckets) + len(left) > BUCKETS:
-            self._buckets = {
-                sender: (had, at_s)
-                for sender, (had, at_s) in self._buckets.items()
-                if had + rate * (now_s - at_s) < full
-            }
-            if len(self._buckets) + len(left) > BUCKETS:
-                detail = "more sounders send at once than can be watched"
-                raise Problem(503, "Busy", detail, Retry_After=str(RETRY_LOAD_S))
-        self._buckets.update((sender, (items, now_s)) for sender, items in left.items())
+    def _spend(self, n_items: Mapping[str, int]) -> None:
+        rates = self.settings.items_per_s_by_tier
+        wanted = {
+            sender: (number, rates[self._tiers.get(sender, UNDECLARED)]) for sender, number in n_items.items()
+        }
+        try:
+            self._items.spend(wanted)
+        except Exceeded as error:
+            tier = self._tiers.get(error.name, UNDECLARED)
+            detail = f"{error.name!r} sends more than {error.rate_per_s:g} items per second ({tier}); wait {error.wait_s} s"
+            raise Problem(429, "Too many", detail, Retry_After=str(error.wait_s)) from error
+        except TooMany as error:
+            detail = "more sounders send at once than can be watched"
+            raise Problem(503, "Busy", detail, Retry_After=str(RETRY_LOAD_S)) from error
+
+    def admit_registration(self, address: str) -> None:
+        """Whether this address may register a sounder, or change one, now.
+
+        Raises:
+            Problem: 429, it has done so too often; 503, too many do.
+        """
+        rate = self.settings.registrations_per_min / 60
+        try:
+            self._registrations.spend({address: (1, rate)})
+        except Exceeded as error:
+            detail = (
+                f"more than {60 * rate:g} registrations per minute from one address; wait {error.wait_s} s"
+            )
+            raise Problem(429, "Too many", detail, Retry_After=str(error.wait_s)) from error
+        except TooMany as error:
+            raise Problem(503, "Busy", "too many register at once", Retry_After=str(RETRY_LOAD_S)) from error
 
     def check_disk(self) -> None:
         """Raises `Problem` 503 when the spool's disk is nearly full or cannot be reached."""
@@ -193,6 +197,19 @@ class Door:
         finally:
             self.release(held.n_bytes)
 
+    async def ask(self, question: Callable[[Engine], T]) -> T:
+        """What the catalog answers.
+
+        Raises:
+            Problem: 503, it does not.
+        """
+        try:
+            return await asyncio.to_thread(lambda: question(catalog.open_catalog(self.settings)))
+        except catalog.CatalogError as error:
+            log.error("event=catalog-failed reason=%r", str(error))
+            detail = f"{error.reason}; send it again later"
+            raise Problem(503, "Catalog not available", detail, Retry_After=str(RETRY_CATALOG_S)) from error
+
     async def authenticate(self, credential: str) -> str:
         """The sounder a credential belongs to.
 
@@ -203,75 +220,65 @@ class Door:
         if known_until_s > time.monotonic():
             return sounder_id
 
-        def look_up() -> str | None:
-            return catalog.credential_owner(catalog.open_catalog(self.settings), credential)
-
-        try:
-            owner = await asyncio.to_thread(look_up)
-        except (SQLAlchemyError, catalog.CatalogError) as error:
-            log.error("event=authenticate-failed reason=%r", str(error))
-            raise Problem(
-                503, "Cannot authenticate", "the catalog is not available", Retry_After="30"
-            ) from error
+        owner = await self.ask(lambda engine: catalog.credential_owner(engine, credential))
         if owner is None:
             raise Problem(
                 401,
                 "Not authorized",
                 "the credential is not known",
-                WWW_Authenticate='Bearer realm="autonvis"',
+                WWW_Authenticate=CHALLENGE,
             )
         if len(self._credentials) > 10_000:
             self._credentials.clear()
         self._credentials[credential] = (time.monotonic() + CREDENTIAL_CACHE_S, owner)
         return owner
 
-    async def judge(
-        self,
-        items: Sequence[tuple[str | None, Any]],
-        sounder_id: str | None,
-        now: datetime,
-        sent_at: datetime | None = None,
+    async def judge(self, items: Sequence[tuple[Judge, Sent]]) -> list[dict[str, Any]]:
+        """A receipt per item, as `land` would give it; nothing is stored."""
+        receipts, verdicts = await self._receipts(items)
+        standings = self.recent.claim(verdicts)
+        self.recent.release(verdicts, standings)
+        return _with_standings(receipts, standings)
+
+    async def land(
+        self, records: Sequence[Record], items: Sequence[tuple[Judge, Sent]]
     ) -> list[dict[str, Any]]:
-        """A receipt per (dataset, item); `sounder_id` is the credential's owner, None without a credential.
+        """Lands the records; returns the receipt of each item in them once they are on disk.
 
-        `sent_at` is the sender's own time of sending, where it says it.
+        Raises:
+            Problem: 503, more waits for the disk than may wait, or the disk refuses: nothing is stored.
         """
-
-        def receipts() -> list[dict[str, Any]]:
-            max_future_at = now + timedelta(seconds=self.settings.max_future_s)
-            clock_offset_s = None if sent_at is None else round((now - sent_at).total_seconds(), 3)
-            server_time = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            return [
-                receipt(
-                    dataset,
-                    item,
-                    sounder_id=sounder_id,
-                    server_time=server_time,
-                    max_future_at=max_future_at,
-                    clock_offset_s=clock_offset_s,
-                )
-                for dataset, item in items
+        receipts, verdicts = await self._receipts(items)
+        # Claimed in the order in which they are handed to the commit, which is the order on disk.
+        standings = self.recent.claim(verdicts)
+        n_released = self.recent.n_released
+        try:
+            await self._commit(records)
+        except BaseException:
+            self.recent.release(verdicts, standings)
+            raise
+        if self.recent.n_released != n_released:
+            # What some of these were compared with was not stored after all. What is stored is earlier than these.
+            again = self.recent.claim(verdicts)
+            standings = [
+                first if first is Standing.NEW else now for first, now in zip(standings, again, strict=True)
             ]
+        return _with_standings(receipts, standings)
+
+    async def _receipts(
+        self, items: Sequence[tuple[Judge, Sent]]
+    ) -> tuple[list[dict[str, Any]], list[Verdict]]:
+        def receipts() -> tuple[list[dict[str, Any]], list[Verdict]]:
+            judged = [judge.receipt(sent) for judge, sent in items]
+            return [receipt for receipt, _ in judged], [verdict for _, verdict in judged]
 
         return receipts() if len(items) <= LARGE_BATCH_ITEMS else await asyncio.to_thread(receipts)
 
-    def submit(self, records: Sequence[Record]) -> asyncio.Future[None]:
-        """Hands the records to the group commit; `stored` waits for what this returns.
-
-        Raises:
-            Problem: 503, more waits for the disk than may wait.
-        """
+    async def _commit(self, records: Sequence[Record]) -> None:
         try:
-            return asyncio.wrap_future(self.commit.submit(records))
+            durable = asyncio.wrap_future(self.commit.submit(records))
         except Overloaded as error:
             raise Problem(503, "Busy", f"{error}; send again", Retry_After=str(RETRY_LOAD_S)) from error
-
-    async def stored(self, durable: asyncio.Future[None]) -> None:
-        """Returns when the submitted records are on disk.
-
-        Raises:
-            Problem: 503, they are not, none of them.
-        """
         try:
             await durable
         except OSError as error:
@@ -297,23 +304,36 @@ def _sender(item: Any, sounder_id: str | None) -> str:
     return claimed[:128] if isinstance(claimed, str) else sounder_id or ""
 
 
-def parse(body: bytes) -> Any:
-    """The body's JSON. NaN and Infinity, which JSON forbids, are read too: the item is refused, not its neighbours."""
+def _with_standings(
+    receipts: list[dict[str, Any]], standings: Sequence[Standing | None]
+) -> list[dict[str, Any]]:
+    """The receipts of the accepted, corrected where their observation is known already."""
+    for receipt, standing in zip(receipts, standings, strict=True):
+        if standing is Standing.REPEATED:
+            receipt["status"] = "duplicate"
+        elif standing is Standing.CONTRADICTING:
+            receipt["status"] = "rejected"
+            receipt["codes"] = ["observation_id_conflict"]
+            receipt["reasons"] = [
+                f"observation_id_conflict: {receipt['observation_id']} has landed before with other content; "
+                "the first one counts, this one is kept in quarantine"
+            ]
+    return receipts
+
+
+def read(body: bytes) -> Delivery:
+    """The items of a body, read as curation will read them.
+
+    Raises:
+        Problem: 400, it cannot be read as a whole.
+    """
     try:
-        return msgspec.json.decode(body)
-    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-        pass
-    try:
-        return json.loads(body.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise Problem(400, "Not JSON", f"byte {error.start} is not UTF-8") from error
-    except RecursionError as error:
-        raise Problem(400, "Not JSON", "it is nested too deeply") from error
-    except ValueError as error:
+        return read_delivery(body)
+    except DecodeError as error:
         raise Problem(400, "Not JSON", str(error)) from error
 
 
-def check_count(items: list[Any]) -> None:
+def check_count(items: Sequence[Any]) -> None:
     """Raises `Problem` for nothing and for too much."""
     if not items:
         raise Problem(400, "Empty", "there is no item in the body")
@@ -321,19 +341,13 @@ def check_count(items: list[Any]) -> None:
         raise Problem(413, "Too many", f"{len(items)} items; at most {BATCH_ITEMS} a request")
 
 
-def dataset_of(item: Any, default: str | None) -> str | None:
-    """The dataset an item names itself, or else `default`; None when it is unknown."""
-    named = item.get("dataset", default) if isinstance(item, dict) else default
-    return named if named in DATASETS else None
-
-
-def split(body: bytes, named: list[tuple[str | None, Any]]) -> list[tuple[str | None, bytes]]:
+def split(body: bytes, delivery: Delivery, items: Sequence[Sent]) -> list[tuple[str | None, bytes]]:
     """What to land per dataset: the body itself, or when it mixes datasets each one's items, byte by byte as sent."""
-    datasets = list(dict.fromkeys(dataset for dataset, _ in named))
+    datasets = list(dict.fromkeys(sent.dataset for sent in items))
     if len(datasets) == 1:
         return [(datasets[0], body)]
-    raw = [item.raw() for item in decode(body)]
+    raw = [delivery.raw(position) for position in range(len(items))]
     return [
-        (dataset, b"[" + b",".join(raw[i] for i, (name, _) in enumerate(named) if name == dataset) + b"]")
+        (dataset, b"[" + b",".join(raw[i] for i, sent in enumerate(items) if sent.dataset == dataset) + b"]")
         for dataset in datasets
     ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.landing.door import Problem, dataset_of, parse
-from tasks.landing.receipts import receipt
+from tasks.landing.receipts import Judge, Sent, known_dataset
 from tasks.observation_files import ObservationFileError, read_observations
 from tasks.settings import Settings
+from tasks.submissions import DecodeError, read_delivery
 
 
 @dataclass
@@ -22,9 +22,9 @@ class DryRun:
     n_items: int = 0
     n_rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    """Rejected items per field at fault."""
+    """Rejected items per reason code."""
     examples: dict[str, str] = field(default_factory=dict)
-    """Per field at fault the first reason in full, with the number of its item in the file."""
+    """Per reason code the first reason in full, with the number of its item in the file."""
 
 
 def dry_run(path: Path, dataset: str, *, settings: Settings, now: datetime) -> DryRun:
@@ -36,24 +36,23 @@ def dry_run(path: Path, dataset: str, *, settings: Settings, now: datetime) -> D
         FileNotFoundError: there is none.
     """
     result = DryRun()
-    max_future_at = now + timedelta(seconds=settings.max_future_s)
-    for item in _items(path, dataset):
+    judge = Judge(settings, sounder_id=None, licence=None, received_at=now)
+    for value, fault in _items(path, dataset):
         result.n_items += 1
-        answer = receipt(
-            dataset_of(item, dataset), item, sounder_id=None, server_time="", max_future_at=max_future_at
-        )
+        answer, _ = judge.receipt(Sent(known_dataset(value, dataset), value, fault))
         if answer["status"] != "rejected":
             continue
         result.n_rejected += 1
-        for name, reason in {reason.partition(":")[0]: reason for reason in answer["reasons"]}.items():
-            result.reasons[name] += 1
-            result.examples.setdefault(name, f"item {result.n_items}: {reason}")
+        for code, reason in zip(answer["codes"], answer["reasons"], strict=True):
+            result.reasons[code] += 1
+            result.examples.setdefault(code, f"item {result.n_items}: {reason}")
     return result
 
 
-def _items(path: Path, dataset: str) -> Iterator[Any]:
+def _items(path: Path, dataset: str) -> Iterator[tuple[Any, str | None]]:
+    """The items of a file, with the reason of those that have no value to be trusted."""
     if path.suffix not in (".json", ".jsonl"):
-        yield from read_observations(path, dataset=dataset)
+        yield from ((value, None) for value in read_observations(path, dataset=dataset))
         return
     bodies = path.read_bytes().splitlines() if path.suffix == ".jsonl" else [path.read_bytes()]
     n_items = 0
@@ -61,13 +60,11 @@ def _items(path: Path, dataset: str) -> Iterator[Any]:
         if path.suffix == ".jsonl" and not body.strip():
             continue
         try:
-            document = parse(body)
-        except Problem as problem:
-            raise ObservationFileError(f"{path}, line {number}: not JSON: {problem.detail}") from problem
-        if isinstance(document, dict) and isinstance(document.get("items"), list):
-            document = document["items"]
-        for item in document if isinstance(document, list) else [document]:
+            delivery = read_delivery(body)
+        except DecodeError as error:
+            raise ObservationFileError(f"{path}, line {number}: {error}") from error
+        for position, value in enumerate(delivery.values):
             n_items += 1
-            yield item
+            yield value, delivery.faults.get(position)
     if not n_items:
         raise ObservationFileError(f"{path} holds no observation")

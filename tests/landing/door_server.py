@@ -22,6 +22,7 @@ IONOGRAM = {
 MEASUREMENT = {
     "dataset": "measurements", "sounder_id": "TST01", "observed_at": "2026-01-02T11:00:00Z", "tx_latitude_deg": 50.0,
     "tx_longitude_deg": 10.0, "rx_latitude_deg": 50.5, "rx_longitude_deg": 10.0, "frequency_mhz": 5.123,
+    "snr_db": 12.5,
 }  # fmt: skip
 
 

@@ -42,10 +42,10 @@ def test_it_says_what_the_gateway_says(tmp_path: Path, capsys: pytest.CaptureFix
     answer = httpx.post(f"{server.url}/batch", content=json.dumps({"dataset": "ionograms", "items": ITEMS}))
     server.stop()
     receipts = answer.json()["receipts"]
-    n_accepted = sum(receipt["status"] == "accepted" for receipt in receipts)
+    n_accepted = sum(receipt["status"] != "rejected" for receipt in receipts)
     assert said.startswith(f"{n_accepted} of {len(ITEMS)} observations would be accepted\n")
-    assert "2 rejected for fof2_mhz, e.g. item 3: fof2_mhz: 99" in said
-    assert "1 rejected for latitude_deg, e.g. item 4: latitude_deg: 91" in said
+    assert "1 rejected by fof2_mhz_range, e.g. item 3: fof2_mhz_range: 99" in said
+    assert "1 rejected by latitude_deg_range, e.g. item 4: latitude_deg_range: 91" in said
 
 
 def test_a_good_file_ends_with_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,8 @@ import pytest
 import uvicorn
 
 from services import gateway
-from services.gateway import BODY_BYTES, create_app
+from services.gateway import create_app
+from services.requests import BODY_BYTES
 from tasks import catalog
 from tasks.landing import spool
 from tasks.landing.door import BATCH_ITEMS
@@ -38,6 +39,7 @@ IONOGRAM = {
 MEASUREMENT = {
     "sounder_id": "TST01", "observed_at": "2026-01-02T11:00:00Z", "tx_latitude_deg": 50.0, "tx_longitude_deg": 10.0,
     "rx_latitude_deg": 50.5, "rx_longitude_deg": 10.0, "frequency_mhz": 5.123,
+    "snr_db": 12.5,
 }  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def test_rejected_items_land_too(client: httpx.Client, tmp_path: Path) -> None:
     )
     receipts = client.post("/batch", content=body).json()["receipts"]
     assert [receipt["status"] for receipt in receipts] == ["accepted", "rejected"]
-    assert "fof2_mhz: 99" in receipts[1]["reasons"][0]
+    assert "fof2_mhz_range: 99" in receipts[1]["reasons"][0]
     (record,) = wait_for_landed(tmp_path, 1)
     assert (record.payload, record.dataset, record.source) == (body.encode(), "ionograms", "file")
 
@@ -166,7 +168,7 @@ def test_nan_is_refused_with_a_receipt_and_not_with_an_error(client: httpx.Clien
     [
         ("/ionogram", b"", 400, "Expecting value"),
         ("/ionogram", b"{not json", 400, "Expecting property name"),
-        ("/ionogram", b'"\xff"', 400, "byte 1 is not UTF-8"),
+        ("/ionogram", b'"\xff"', 400, "byte 1 (0xff) is not UTF-8"),
         ("/ionogram", b"[" * 200_000, 400, "nested too deeply"),
         ("/ionogram", b"[]", 400, "no item"),
         ("/batch", b"[]", 400, "items"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.gateway import BODY_BYTES
+from services.requests import BODY_BYTES
 from tests.landing.door_server import IONOGRAM, Server
 
 
@@ -28,7 +28,11 @@ def post(server: Server, body: bytes) -> httpx.Response:
 def test_what_lands_is_the_plain_body(server: Server) -> None:
     plain = json.dumps([IONOGRAM] * 3, indent=2).encode()
     answer = post(server, gzip.compress(plain))
-    assert [receipt["status"] for receipt in answer.json()["receipts"]] == ["accepted"] * 3
+    assert [receipt["status"] for receipt in answer.json()["receipts"]] == [
+        "accepted",
+        "duplicate",
+        "duplicate",
+    ]
     (record,) = server.landed()
     assert (record.payload, record.content_type) == (plain, "application/json")
 

@@ -19,6 +19,7 @@ from tasks import catalog
 from tasks.landing import door
 from tasks.landing.door import Door, Problem
 from tasks.landing.group_commit import GroupCommit
+from tasks.landing.receipts import Sent
 from tasks.settings import Settings
 from tests.landing.door_server import IONOGRAM, Lines, Server
 
@@ -149,7 +150,7 @@ def test_a_registered_sounder_needs_its_credential(start: Callable[..., Server])
     lines.send(IONOGRAM, {"credential": credential}, IONOGRAM)
     assert lines.statuses(1) == [401]
     assert lines.answer() == {"sounder_id": "TST01", "dataset": None}
-    assert lines.statuses(1) == [["accepted"]]
+    assert lines.statuses(1) == [["duplicate"]]
     lines.close()
     assert sorted((record.sounder_id or "", record.channel) for record in server.landed()) == [
         ("", "http"), ("", "http"), ("TST01", "http"), ("TST01", "tcp"),
@@ -201,9 +202,9 @@ def test_more_than_a_full_bucket_passes_and_is_paid_for(
     monkeypatch.setattr(door, "BURST_S", 2.0)
     commit = GroupCommit(tmp_path)
     one = Door(Settings(home=tmp_path, sounder_items_per_s=10.0), commit)
-    one.admit([("ionograms", IONOGRAM)] * 100, None)
+    one.admit([Sent("ionograms", IONOGRAM)] * 100, None)
     with pytest.raises(Problem) as refused:
-        one.admit([("ionograms", IONOGRAM)], None)
+        one.admit([Sent("ionograms", IONOGRAM)], None)
     assert refused.value.status == 429
     assert int(refused.value.headers["Retry-After"]) == 9  # (100 - 20 + 1) / 10
 
@@ -237,19 +238,43 @@ def test_memory_is_bounded(start: Callable[..., Server], monkeypatch: pytest.Mon
     other = Lines(server)
     for _ in range(5):
         other.send({**IONOGRAM, "padding": "x" * 30_000})
-        assert other.statuses(1) == [["accepted_with_warnings"]]
+        assert other.statuses(1) == [["duplicate"]]
     other.close()
 
 
-def test_the_date_of_a_request_gives_the_clock_offset(start: Callable[..., Server]) -> None:
+def test_the_clock_offset_is_by_the_nearest_claim_of_a_time_of_sending(start: Callable[..., Server]) -> None:
     server = start()
-    minute_ago = format_datetime(datetime.now(UTC) - timedelta(minutes=1), usegmt=True)
-    answers = [
-        httpx.post(f"{server.url}/ionogram", json=IONOGRAM, headers=headers).json()["receipts"][0]
-        for headers in ({"date": minute_ago}, {"date": "yesterday"}, {})
+    now = datetime.now(UTC)
+
+    def ago(seconds: int) -> str:
+        return (now - timedelta(seconds=seconds)).isoformat()
+
+    date = format_datetime(now - timedelta(seconds=60), usegmt=True)
+    own = {**IONOGRAM, "sent_at": ago(300)}
+    cases: list[tuple[object, dict[str, str], list[int | None]]] = [
+        ([IONOGRAM, own], {"date": date}, [60, 300]),
+        ({"sent_at": ago(900), "items": [IONOGRAM, own]}, {"date": date}, [900, 300]),
+        (IONOGRAM, {"date": "yesterday"}, [None]),
+        (IONOGRAM, {}, [None]),  # when it observed says nothing of its clock now
+        ({**IONOGRAM, "sent_at": ago(-120)}, {}, [-120]),
+        ({**IONOGRAM, "sent_at": "yesterday"}, {}, [None]),
     ]
-    assert 59 < answers[0]["clock_offset_s"] < 80
-    assert answers[0]["status"] == "accepted_with_warnings"
-    assert [(answer["clock_offset_s"], answer["status"]) for answer in answers[1:]] == [
-        (None, "accepted")
-    ] * 2
+    lines = Lines(server)
+    for body, headers, expected in cases:
+        answers = [httpx.post(f"{server.url}/ionogram", json=body, headers=headers).json()["receipts"]]
+        if "date" not in headers:
+            lines.send({**body, "dataset": "ionograms"} if isinstance(body, dict) else body)
+            answers.append(lines.answer()["receipts"])
+        for receipts in answers:
+            offsets = [receipt["clock_offset_s"] for receipt in receipts]
+            for receipt, offset, wanted in zip(receipts, offsets, expected, strict=True):
+                assert (offset is None) == (wanted is None)
+                assert wanted is None or wanted - 1 < offset < wanted + 60
+                assert any("clock: " in text for text in receipt["warnings"]) == (wanted is not None)
+    lines.send({"sent_at": ago(900), "dataset": "ionograms", "items": [IONOGRAM, own]})
+    assert [receipt["clock_offset_s"] // 100 for receipt in lines.answer()["receipts"]] == [9, 3]
+    lines.send({**IONOGRAM, "sent_at": "yesterday"})
+    assert lines.answer()["receipts"][0]["warnings"][0].startswith('sent_at_format: "yesterday"')
+    lines.close()
+    record = server.landed()[0]
+    assert json.loads(record.payload)[1]["sent_at"] == own["sent_at"]

@@ -28,7 +28,7 @@ LANDS_ALL_THE_SAME = CHECKS.get_one("negative_data_rejection")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("openapi"), sounder_items_per_s=0)
+    started = Server(tmp_path_factory.mktemp("openapi"), sounder_items_per_s=0, registrations_per_min=0)
     yield started
     started.stop()
 

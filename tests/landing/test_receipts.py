@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tasks.landing.receipts import identity, receipt
+from tasks.landing.receipts import Judge, Sent
+from tasks.settings import Settings
 from tasks.validation import build_frame
 
 NOW = datetime(2031, 1, 2, 12, tzinfo=UTC)
@@ -21,11 +23,13 @@ IONOGRAM = {
 MEASUREMENT = {
     "sounder_id": "TST01", "observed_at": "2031-01-02T11:00:00Z", "tx_latitude_deg": 50.0, "tx_longitude_deg": 10.0,
     "rx_latitude_deg": 50.5, "rx_longitude_deg": 10.0, "frequency_mhz": 5.123,
+    "snr_db": 12.5,
 }  # fmt: skip
 
 
 def judged(dataset: str | None, item: Any, sounder_id: str | None = None) -> dict[str, Any]:
-    return receipt(dataset, item, sounder_id=sounder_id, server_time="now", max_future_at=NOW)
+    judge = Judge(Settings(max_future_s=0), sounder_id=sounder_id, licence=None, received_at=NOW)
+    return judge.receipt(Sent(dataset, item))[0]
 
 
 times = st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)).flatmap(  # noqa: DTZ001
@@ -36,7 +40,7 @@ times = st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)).flatmap(  # noq
 sounders = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 
 
-@settings(deadline=None)
+@hypothesis_settings(deadline=None)
 @given(sounders, times, st.floats(1.6, 30), st.sampled_from(["O", "X", "U", None]))
 def test_identity_is_curations(
     sounder_id: str, observed_at: str, frequency_mhz: float, mode: str | None
@@ -48,15 +52,14 @@ def test_identity_is_curations(
     ]
     for dataset, item in items:
         frame, _ = build_frame(dataset, [item])
-        assert identity(dataset, item, None) == (
-            frame["observation_id"].iloc[0], datetime.fromisoformat(observed_at)
-        )  # fmt: skip
+        assert judged(dataset, item)["observation_id"] == frame["observation_id"].iloc[0]
 
 
 def test_an_item_without_sounder_gets_the_senders() -> None:
     item = {name: value for name, value in IONOGRAM.items() if name != "sounder_id"}
-    assert identity("ionograms", item, "TST01") == identity("ionograms", IONOGRAM, None)
-    assert identity("ionograms", item, None)[0] is None
+    sent, whole = judged("ionograms", item, "TST01"), judged("ionograms", IONOGRAM)
+    assert sent["observation_id"] == whole["observation_id"]
+    assert judged("ionograms", item)["observation_id"] is None
 
 
 def test_good_items_are_accepted() -> None:
@@ -71,16 +74,19 @@ def test_good_items_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"fof2_mhz": 99}, "fof2_mhz: 99"),
-        ({"fof2_mhz": math.nan}, "fof2_mhz: nan is not a number; a missing value is null"),
-        ({"fof2_mhz": -math.inf}, "fof2_mhz: -inf is not a number"),
-        ({"fof2_mhz": 10**400}, "fof2_mhz: 1000"),
-        ({"fof2_mhz": "5.5"}, "fof2_mhz: "),
-        ({"longitude_deg": 400}, "longitude_deg: 400"),
-        ({"observed_at": "2031-01-02T11:00:00"}, "observed_at: "),
-        ({"observed_at": "2031-01-02T13:00:00Z"}, "is in the future"),
-        ({"observed_at": None}, "observed_at: "),
-        ({"sounder_id": "\ud800"}, "cannot be read"),
+        ({"fof2_mhz": 99}, "fof2_mhz_range: 99"),
+        (
+            {"fof2_mhz": math.nan},
+            "fof2_mhz_finite: nan is not a finite number; write null for a missing value",
+        ),
+        ({"fof2_mhz": -math.inf}, "fof2_mhz_finite: -inf is not a finite number"),
+        ({"fof2_mhz": 10**400}, "fof2_mhz_finite: 1000"),
+        ({"fof2_mhz": "5.5"}, "fof2_mhz_type: "),
+        ({"longitude_deg": 400}, "longitude_deg_range: 400"),
+        ({"observed_at": "2031-01-02T11:00:00"}, "observed_at_zone: "),
+        ({"observed_at": "2031-01-02T13:00:00Z"}, "observed_at_future: "),
+        ({"observed_at": None}, "observed_at_missing: "),
+        ({"sounder_id": "\ud800"}, "sounder_id_type: "),
     ],
 )
 def test_bad_items_are_rejected_with_a_reason(change: dict[str, Any], reason: str) -> None:
@@ -94,7 +100,7 @@ def test_what_is_no_item_is_rejected() -> None:
     for value in (None, 5, "text", [], [[]]):
         assert judged("ionograms", value)["status"] == "rejected"
     assert "unknown" in judged(None, IONOGRAM)["reasons"][0]
-    assert "credential is 'OTHER'" in judged("ionograms", IONOGRAM, "OTHER")["reasons"][0]
+    assert 'it was sent as "OTHER"' in judged("ionograms", IONOGRAM, "OTHER")["reasons"][0]
 
 
 json_values = st.recursive(
@@ -123,7 +129,7 @@ def test_any_value_gets_a_receipt(dataset: str, name: str, value: Any) -> None:
         ({"fof2_mhz": 99}, "fof2_mhz_range"),
         ({"fof2_mhz": math.nan}, "fof2_mhz_finite"),
         ({"fof2_mhz": "5"}, "fof2_mhz_type"),
-        ({"sounder_id": "/"}, "sounder_id_format"),
+        ({"sounder_id": "/"}, "sounder_id_pattern"),
         ({"observed_at": "2031-01-02T13:00:00Z"}, "observed_at_future"),
     ],
 )
@@ -132,7 +138,7 @@ def test_each_reason_has_its_code(change: dict[str, Any], code: str) -> None:
     assert code in answer["codes"]
     assert len(answer["codes"]) == len(answer["reasons"])
     without = {name: value for name, value in IONOGRAM.items() if name != "latitude_deg"}
-    assert judged("ionograms", without)["codes"] == ["latitude_deg_required"]
+    assert judged("ionograms", without)["codes"] == ["latitude_deg_missing"]
     assert judged("ionograms", IONOGRAM, "OTHER")["codes"] == ["sounder_id_mismatch"]
     assert judged(None, IONOGRAM)["codes"] == ["dataset_unknown"]
 
@@ -142,12 +148,5 @@ def test_unknown_fields_and_a_wrong_clock_are_warnings() -> None:
     assert answer["status"] == "accepted_with_warnings"
     assert answer["warnings"] == ["foF2: the contract does not know it; it stays in the raw bytes only"]
     for offset_s, n_warnings in ((-9.0, 0), (61.0, 1), (-61.0, 1)):
-        answer = receipt(
-            "ionograms",
-            IONOGRAM,
-            sounder_id=None,
-            server_time="now",
-            max_future_at=NOW,
-            clock_offset_s=offset_s,
-        )
+        answer = judged("ionograms", {**IONOGRAM, "sent_at": (NOW - timedelta(seconds=offset_s)).isoformat()})
         assert (len(answer["warnings"]), answer["clock_offset_s"]) == (n_warnings, offset_s)

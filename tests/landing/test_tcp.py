@@ -42,7 +42,14 @@ def test_every_line_has_its_answer_in_order_and_lands_as_sent(server: Server, li
     lines.send(
         spaced, MEASUREMENT, b"", b"{not json", {**IONOGRAM, "fof2_mhz": 99}, [IONOGRAM, MEASUREMENT], []
     )
-    assert lines.statuses(6) == [["accepted"], ["accepted"], 400, ["rejected"], ["accepted", "accepted"], 400]
+    assert lines.statuses(6) == [
+        ["accepted"],
+        ["accepted"],
+        400,
+        ["rejected"],
+        ["duplicate", "duplicate"],
+        400,
+    ]
     records = server.landed()
     assert [(record.dataset, record.payload) for record in records[:2]] == [
         ("ionograms", spaced),
@@ -59,6 +66,9 @@ def test_receipts_are_those_of_http(server: Server, lines: Lines) -> None:
     lines.send(*items)
     over_tcp = [lines.answer()["receipts"][0] for _ in items]
     over_http = httpx.post(f"{server.url}/batch", content=json.dumps({"items": items})).json()["receipts"]
+    assert [receipt["status"] for receipt in over_tcp] == ["accepted", "rejected", "rejected", "rejected"]
+    assert over_http[0]["status"] == "duplicate"
+    over_tcp[0]["status"] = "duplicate"
     for receipt in (*over_tcp, *over_http):
         del receipt["server_time"]
     assert over_tcp == over_http
@@ -192,8 +202,8 @@ def test_thousands_of_connections(server: Server) -> None:
     async def converse() -> int:
         pairs = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(n_connections)]
         line = json.dumps(IONOGRAM).encode() + b"\n"
-        for _, writer in pairs:
-            writer.write(line)
+        for number, (_, writer) in enumerate(pairs):
+            writer.write(line.replace(b"TST01", b"S%d" % number))
         answers = [json.loads(await reader.readline()) for reader, _ in pairs]
         for _, writer in pairs:
             writer.close()
