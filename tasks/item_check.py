@@ -34,7 +34,7 @@ Test = Callable[[Any], bool]
 class Verdict(NamedTuple):
     """What became of an item: the reasons against it, none if it is accepted; its identity, as far as it has one."""
 
-    reasons: list[str]
+    reasons: Sequence[str]
     observation_id: str | None
     key: int = 0
     """Of an accepted item a hash of what makes it one observation: dataset, id and day observed."""
@@ -101,7 +101,7 @@ def micros(value: Any) -> int | str:
     since = moment - EPOCH
     if not 1 < moment.year < 9999 and not _FIRST <= since <= _LAST:
         return f"format: {shown(value)} is not in the years 1 to 9999 UTC"
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return int((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
 _FIRST = datetime.min.replace(tzinfo=UTC) - EPOCH
@@ -284,7 +284,7 @@ class ItemCheck:
             *map(get, self._said),
         )
         day = observed_at // 86_400_000_000
-        return Verdict([], observation_id, hash((self.dataset, observation_id, day)), hash(said))
+        return Verdict((), observation_id, hash((self.dataset, observation_id, day)), hash(said))
 
     def _reject(self, item: Row, limits: Limits) -> Verdict:
         """The reasons in full, in the order of curation; there are none when `judge` was only being careful."""
@@ -312,7 +312,7 @@ class ItemCheck:
         day = (observed_at - EPOCH).days
         since = (observed_at - EPOCH) // MICROSECOND
         said = (since, *(row[name] for name in self._longitudes), *map(row.get, self._said))
-        return Verdict([], observation_id, hash((self.dataset, observation_id, day)), hash(said))
+        return Verdict((), observation_id, hash((self.dataset, observation_id, day)), hash(said))
 
     def _meaning_id(self, row: Row, observed_at: int) -> str:
         parts: list[object] = []

@@ -6,7 +6,7 @@ same reasons: a receipt informs, it does not throw away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ class Judge:
         """
         verdict = self.verdict(sent)
         dataset, value, _, sent_at = sent
-        warnings = []
+        warnings: Sequence[str] = ()
         if isinstance(value, dict):
             if dataset in DATASETS and not value.keys() <= (known := _known_fields(dataset)):
                 warnings = [
@@ -90,19 +90,19 @@ class Judge:
         if sent_at is not None:
             since = micros(sent_at)
             if isinstance(since, str):
-                warnings.insert(0, f"{SENT_AT}_{since}")
+                warnings = [f"{SENT_AT}_{since}", *warnings]
             else:
                 offset_s = round((self._now - since) / 1e6, 3)
                 if abs(offset_s) > CLOCK_WARNING_S:
                     side = "behind" if offset_s > 0 else "ahead of"
-                    warnings.insert(0, f"clock: the sender's is {abs(offset_s):.0f} s {side} ours")
+                    warnings = [f"clock: the sender's is {abs(offset_s):.0f} s {side} ours", *warnings]
         reasons = verdict.reasons
         receipt = {
             "observation_id": verdict.observation_id,
             "status": "rejected" if reasons else "accepted_with_warnings" if warnings else "accepted",
-            "codes": [reason_code(reason) for reason in reasons[:REASONS]] if reasons else [],
-            "reasons": [_text(reason) for reason in reasons[:REASONS]] if reasons else [],
-            "warnings": [_text(warning) for warning in warnings[:REASONS]] if warnings else [],
+            "codes": [reason_code(reason) for reason in reasons[:REASONS]] if reasons else (),
+            "reasons": [_text(reason) for reason in reasons[:REASONS]] if reasons else (),
+            "warnings": [_text(warning) for warning in warnings[:REASONS]] if warnings else (),
             "server_time": self.server_time,
             "clock_offset_s": offset_s,
         }

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -28,8 +29,11 @@ MEASUREMENT = {
 
 
 def judged(dataset: str | None, item: Any, sounder_id: str | None = None) -> dict[str, Any]:
-    judge = Judge(Settings(max_future_s=0), sounder_id=sounder_id, licence=None, received_at=NOW)
-    return judge.receipt(Sent(dataset, item))[0]
+    judge = Judge(
+        Settings.model_validate({"max_future_s": 0}), sounder_id=sounder_id, licence=None, received_at=NOW
+    )
+    said: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(judge.receipt(Sent(dataset, item))[0]))
+    return said
 
 
 times = st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)).flatmap(  # noqa: DTZ001
