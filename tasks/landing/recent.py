@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -97,22 +97,18 @@ def recall(settings: Settings, recent: RecentObservations) -> int:
             SegmentError,
         ) as error:  # it has moved on, or curation will say what is wrong
             log.info("event=not-recalled segment=%s reason=%r", path.name, str(error))
-    for verdicts in reversed(read):
+    for verdicts in reversed(read):  # the first one counts
         recent.claim(verdicts)
     log.info("event=recalled observations=%d seconds=%.2f", len(recent), time.monotonic() - begun_s)
     return len(recent)
 
 
-def _landed(settings: Settings) -> list[Path]:
-    """Sealed segments, newest first: a segment's name begins with its time."""
-    folders = sorted(settings.spool_root.glob("*/"))
-    found = [path for folder in folders for path in sealed_segments(folder)]
-    days = sorted((settings.lake_root / "landing").glob("date=*"), reverse=True)
-    for day in days:
-        found += day.glob("*.seg")
-        if sum(path.stat().st_size for path in found if path.exists()) > RELOAD_BYTES:
-            break
-    return sorted(found, key=lambda path: path.name, reverse=True)
+def _landed(settings: Settings) -> Iterator[Path]:
+    """Sealed segments, newest first as far as their names tell, which begin with their time: the spool, then the lake."""
+    spooled = (path for folder in settings.spool_root.glob("*/") for path in sealed_segments(folder))
+    yield from sorted(spooled, key=lambda path: path.name, reverse=True)
+    for day in sorted((settings.lake_root / "landing").glob("date=*"), reverse=True):
+        yield from sorted(day.glob("*.seg"), reverse=True)
 
 
 def _verdicts(path: Path, settings: Settings) -> list[Verdict]:
