@@ -40,6 +40,8 @@ class _Connection:
     """What a connection has said of itself, and its lines that wait for their answers."""
 
     sounder_id: str | None = None
+    judge: Judge | None = None
+    """Of the lines that the last read brought, which came at one moment."""
     dataset: str | None = None
     is_busy: bool = False
     n_held_bytes: int = 0
@@ -120,6 +122,7 @@ class LineServer:
             self.door.hold(len(chunk))
             connection.n_held_bytes += len(chunk)
             connection.is_busy = True
+            connection.judge = None
             await self.door.refresh()
             *lines, last = chunk.split(b"\n")
             if lines:
@@ -176,12 +179,20 @@ class LineServer:
                 raise
             connection.answers.append(_line(problem.document()))
             return
-        now = datetime.now(UTC)
+        judge = connection.judge
+        if judge is None:
+            judge = connection.judge = Judge(
+                self.door.settings,
+                sounder_id=connection.sounder_id,
+                licence=None,
+                received_at=datetime.now(UTC),
+            )
         connection.records += [
-            Record("tcp", dataset, connection.sounder_id, now, "application/json", payload, "tcp")
+            Record(
+                "tcp", dataset, connection.sounder_id, judge.received_at, "application/json", payload, "tcp"
+            )
             for dataset, payload in payloads
         ]
-        judge = Judge(self.door.settings, sounder_id=connection.sounder_id, licence=None, received_at=now)
         connection.items += [(judge, sent) for sent in items]
         connection.answers.append(len(items))
 
@@ -195,7 +206,7 @@ class LineServer:
             sounder_id = await self.door.authenticate(credential)
             if connection.items and sounder_id != connection.sounder_id:
                 connection.answers = [await self._land(connection)]  # what came before is not this sounder's
-            connection.sounder_id = sounder_id
+            connection.sounder_id, connection.judge = sounder_id, None
         connection.dataset = dataset
         return _line({"sounder_id": connection.sounder_id, "dataset": dataset})
 

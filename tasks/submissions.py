@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -46,8 +46,7 @@ class RepeatedKeys(dict[str, Any]):
     """A JSON object that names a key twice: which value was meant is not ours to guess."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """The items of one record: the decoded values, by position the reason of those that have none to be trusted, the
     bytes of the item at a position as received, and what stood beside the list of items, where there was such a place.
     """

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tasks import submissions
-from tasks.submissions import DecodeError, decode
+from tasks.submissions import DecodeError, decode, read_delivery
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -135,15 +135,23 @@ NAMES = st.sampled_from(["a", "b", "fof2_mhz", "", "x:y"]).map(json.dumps) | st.
 OBJECTS = st.lists(st.tuples(NAMES, ATOMS), max_size=5).map(
     lambda pairs: "{" + ", ".join(f"{name}: {value}" for name, value in pairs) + "}"
 )
-DOCUMENTS = OBJECTS | st.lists(OBJECTS, max_size=4).map(lambda items: f"[{' , '.join(items)}]\n") | ATOMS
+LISTS = st.lists(OBJECTS, max_size=4).map(lambda items: f"[{' , '.join(items)}]\n")
+ENVELOPES = st.tuples(
+    NAMES, ATOMS, LISTS, st.sampled_from(["items", "a"]), st.sampled_from(["", ', "items": []'])
+).map(lambda parts: f'{{{parts[0]}: {parts[1]}, "{parts[3]}" : {parts[2]}{parts[4]}}}')
+DOCUMENTS = OBJECTS | LISTS | ENVELOPES | ATOMS
 
 
 def outcome(payload: bytes) -> Any:
     try:
-        items = decode(payload)
+        delivery = read_delivery(payload)
     except DecodeError as error:
         return str(error)
-    return [(repr(item.value), item.fault, item.raw()) for item in items]
+    items = [
+        (repr(value), delivery.faults.get(position), delivery.raw(position))
+        for position, value in enumerate(delivery.values)
+    ]
+    return items, repr(delivery.envelope)
 
 
 @hypothesis_settings(max_examples=1_000)
@@ -165,4 +173,9 @@ def test_flat_items_in_plain_text_do_take_the_fast_way() -> None:
     assert fast is not None
     assert fast.values == json.loads(payload)
     assert submissions._plain_delivery(b'{"a": 1, "a": 1}') is None
+    enveloped = submissions._plain_delivery(b'{"dataset": "ionograms", "items": ' + payload + b', "n": 1}')
+    assert enveloped is not None
+    assert (enveloped.values, enveloped.envelope) == (fast.values, {"dataset": "ionograms", "n": 1})
+    assert json.loads(enveloped.raw(2)) == enveloped.values[2]
+    assert submissions._plain_delivery(b'{"items": [], "items": []}') is None
     assert submissions._plain_delivery(b'[{"a": "b"}, {"a": ":", "b": 1, "a": ","}]') is None

@@ -81,6 +81,7 @@ class Door:
         self._registered_until_s = 0.0
         self._disk_until_s = 0.0
         self._n_held_bytes = 0
+        self._rates = settings.items_per_s_by_tier
         self._items = Buckets(BURST_S)
         self._registrations = Buckets(REGISTRATION_BURST_S)
 
@@ -132,7 +133,7 @@ class Door:
             self._spend({sounder_id: len(items)})
 
     def _spend(self, n_items: Mapping[str, int]) -> None:
-        rates = self.settings.items_per_s_by_tier
+        rates = self._rates
         wanted = {
             sender: (number, rates[self._tiers.get(sender, UNDECLARED)]) for sender, number in n_items.items()
         }

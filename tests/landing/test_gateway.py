@@ -21,7 +21,7 @@ import httpx
 import pytest
 import uvicorn
 
-from services import gateway
+from services import gateway, requests
 from services.gateway import create_app
 from services.requests import BODY_BYTES
 from tasks import catalog
@@ -231,7 +231,8 @@ def test_registration_and_credentials(client: httpx.Client, tmp_path: Path) -> N
     )  # whoever knows an id cannot take it over
     mine = {"authorization": f"Bearer {credential}"}
     assert client.post("/register", json={**metadata, "name": "Moved"}, headers=mine).json() == {
-        "sounder_id": "TST01"
+        "sounder_id": "TST01",
+        "version": 2,
     }
     assert client.post("/register", json={**metadata, "sounder_id": "OTHER"}, headers=mine).status_code == 403
     assert len(catalog.sounder_history(engine, "TST01")) == 2
@@ -442,7 +443,7 @@ def test_a_taken_port_and_a_bad_setting_are_named(tmp_path: Path) -> None:
 def test_a_body_that_does_not_arrive_is_cut_off(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(requests, "BODY_TIMEOUT_S", 0.2)
     with socket.create_connection((client.base_url.host, client.base_url.port or 0), 10) as slow:
         slow.sendall(b"POST /ionogram HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         answer = b""
