@@ -258,8 +258,11 @@ def _read_undated(path: Path, text: str, stations: Path | None, start: date | No
         item: dict[str, Any] = {"sounder_id": code, "licence": licence}
         items.append(item)
         try:
-            clock = time.fromisoformat(moment.strip())
+            clock: time | None = time.fromisoformat(moment.strip())
         except ValueError:
+            clock = None
+        # A table without dates has no zones either: its times are UTC.
+        if clock is None or clock.tzinfo is not None:
             item[UNREADABLE] = f"line {number}: time {moment!r} is not HH:MM: {line}"
             continue
         if len(values) < len([name for name in names if name]):
