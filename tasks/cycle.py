@@ -26,6 +26,7 @@ from tasks.contracts import arrow_schema
 from tasks.estimate import Estimate, estimate
 from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig
+from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
 from tasks.prediction import Prediction
 from tasks.verification import forecast_held_out, score, targets_of
 from tasks.window import INPUT_COLUMNS, microseconds
@@ -213,6 +214,11 @@ def _on_grid(
     for name, field in (*fields.items(), ("muf3000_mhz", muf)):
         columns[name] = field.median
         columns[f"{name}_sd"] = field.sd
+    gyrofrequency = gyrofrequency_mhz(valid_at.to_pydatetime(), latitude, longitude)
+    columns["fxf2_mhz"] = extraordinary_mhz(columns["fof2_mhz"], gyrofrequency)
+    # fxF2 rises with foF2: its median is that of foF2's median; its sd is foF2's times the slope, to first order.
+    slope = columns["fof2_mhz"] / (columns["fxf2_mhz"] - gyrofrequency / 2.0)
+    columns["fxf2_mhz_sd"] = columns["fof2_mhz_sd"] * slope
     columns["foe_mhz"] = state.foe_mhz
     columns["fof2_background_mhz"] = state.fof2_mhz
     columns["hmf2_background_km"] = state.hmf2_km

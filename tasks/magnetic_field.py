@@ -71,6 +71,15 @@ def gyrofrequency_mhz(
     return magnetic_field(times, latitude_deg, longitude_deg, height_km).gyrofrequency_mhz
 
 
+def extraordinary_mhz(fof2_mhz: ArrayLike, gyrofrequency_mhz: ArrayLike) -> Array:
+    """Critical frequency fxF2 of the extraordinary wave: where its refractive index ends, X = 1 - Y (Budden 1985), exactly.
+
+    NVIS works up to it. It lies about fH/2 above foF2. Arguments broadcast; MHz.
+    """
+    half = np.asarray(gyrofrequency_mhz, dtype=np.float64) / 2.0
+    return half + np.hypot(fof2_mhz, half)
+
+
 @cache
 def _main_field() -> rust_core.MainField:
     epochs, coefficients = read_igrf(coefficient_folder() / "IGRF" / "IGRF13.shc")

@@ -45,6 +45,8 @@ def make_analysis(latitude_deg: np.ndarray, longitude_deg: np.ndarray, valid_tim
             "m3000f2_sd": 0.1 + 0.0 * latitude,
             "muf3000_mhz": 3.0 * fof2,
             "muf3000_mhz_sd": 0.9 + 0.0 * latitude,
+            "fxf2_mhz": fof2 + 0.65,
+            "fxf2_mhz_sd": 0.2 + 0.01 * np.abs(latitude - 45.0),
             "foe_mhz": 3.1 + 0.0 * latitude,
             "fof2_background_mhz": fof2 - 0.3 * np.sin(np.radians(3 * latitude)),
             "hmf2_background_km": 275.0 + latitude,

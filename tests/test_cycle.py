@@ -18,6 +18,7 @@ from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, run_cycle
 from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig, KernelConfigError, load_kernel_config
+from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
 from tasks.prediction import Prediction
 from tasks.verification import skill_table
 
@@ -134,6 +135,20 @@ def test_the_analysis_moves_from_the_background_to_the_observations() -> None:
     )
     muf = column(result.analysis, "fof2_mhz") * column(result.analysis, "m3000f2")
     np.testing.assert_allclose(column(result.analysis, "muf3000_mhz"), muf, rtol=1e-12)
+
+
+def test_the_extraordinary_frequency_follows_fof2() -> None:
+    analysis = cycle(ionograms(1.0), grid=SMALL, f107_sfu=115.0).analysis
+    assert analysis is not None
+    fof2, sd, fxf2 = (column(analysis, name) for name in ("fof2_mhz", "fof2_mhz_sd", "fxf2_mhz"))
+    gyrofrequency = gyrofrequency_mhz(
+        analysis["valid_time"].to_pandas(),
+        column(analysis, "latitude_deg"),
+        column(analysis, "longitude_deg"),
+    )
+    np.testing.assert_allclose(fxf2, extraordinary_mhz(fof2, gyrofrequency), rtol=1e-12)
+    difference = extraordinary_mhz(fof2 + 1e-4 * sd, gyrofrequency) - fxf2
+    np.testing.assert_allclose(column(analysis, "fxf2_mhz_sd"), difference / 1e-4, rtol=1e-4)
 
 
 def test_the_index_of_the_observations_is_found() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import rust_core
 from tasks.background import Background, coefficient_folder
-from tasks.magnetic_field import gyrofrequency_mhz, magnetic_field, read_igrf
+from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz, magnetic_field, read_igrf
 
 Array = NDArray[np.float64]
 RNG = np.random.default_rng(4)
@@ -167,6 +167,13 @@ def test_gyrofrequency_is_that_of_the_field() -> None:
     assert anomaly == pytest.approx(0.55, abs=0.03)
     field = magnetic_field(moment, LATITUDE_DEG, LONGITUDE_DEG)
     np.testing.assert_allclose(field.gyrofrequency_mhz, field.intensity_nt * 2.7992489872e-5, rtol=1e-9)
+
+
+def test_extraordinary_frequency_ends_its_refractive_index() -> None:
+    fof2, gyrofrequency = np.array([0.5, 3.0, 8.0, 15.0]), np.array([0.6, 1.2, 1.4, 1.7])
+    fx = extraordinary_mhz(fof2, gyrofrequency)
+    np.testing.assert_allclose((fof2 / fx) ** 2, 1 - gyrofrequency / fx, rtol=1e-12)
+    assert extraordinary_mhz(6.0, 0.0) == 6.0
 
 
 @given(
