@@ -46,6 +46,7 @@ BATCH_MESSAGES = 1000
 """Messages per fsync: the fastest of 20, 200, 1,000 and 5,000 measured; also the window asked of our own brokers."""
 BATCH_BYTES = 64 * 2**20
 """Payload bytes in memory at which they are committed."""
+MARKERS = "nvis/marker/"
 MESSAGE_BYTES = 8 * 2**20
 """A larger message, where the broker lets it through, lands as its beginning only and is quarantined."""
 KEPT_BYTES = 64 * 2**10
@@ -430,10 +431,9 @@ class _Drain:
         records = []
         for message in messages:
             topic = _topic(message)
-            if topic == marker_topic:
-                self.is_empty |= (
-                    message.payload == marker
-                )  # older ones are left from drains that stopped early
+            if (topic or "").startswith(MARKERS):
+                # Older ones are left from drains that stopped early; others are of other consumers.
+                self.is_empty |= (topic, bytes(message.payload)) == (marker_topic, marker)
             elif not message.retain or self.retained.is_new(topic or "", message.payload):
                 records.append(_record(topic, message.payload))
         writer.append_many(records)
@@ -471,14 +471,18 @@ def _topic(message: paho.MQTTMessage) -> str | None:
 
 
 def _marker_topic(client_id: str) -> str:
-    return f"nvis/marker/{client_id}"
+    return f"{MARKERS}{client_id}"
 
 
 def _filters(client_id: str, share: str) -> tuple[str, ...]:
-    """What a session subscribes to. With sharing the marker is shared too, with nobody: it tells whether sharing works."""
+    """What a session subscribes to.
+
+    One subscription takes the messages and the marker behind them: NATS has a queue for each, and the marker of another
+    would overtake. With sharing it is shared too, with nobody: it tells whether sharing works.
+    """
     marker = _marker_topic(client_id)
     if not share:
-        return (*TOPICS, marker)
+        return ("nvis/#",)
     return (*(f"$share/{share}/{topic}" for topic in TOPICS), f"$share/{client_id}/{marker}")
 
 
