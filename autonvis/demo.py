@@ -280,6 +280,6 @@ def report(settings: Settings, say: Any, origin: str) -> None:
         print(f"parquet  {lake / dataset} ({len(files)} file{'s' if len(files) != 1 else ''})")
     query = (
         f"SELECT sounder_id, count(*) AS n, round(sqrt(avg((holdout_value - obs_value)^2)), 3) AS rmse_mhz "
-        f"FROM '{lake}/verification/**/*.parquet' WHERE quantity = 'fof2_mhz' GROUP BY 1 ORDER BY 1"
+        f"FROM '{lake}/verification/**/*.parquet' WHERE quantity = 'fof2_mhz' AND lead_h = 0 GROUP BY 1 ORDER BY 1"
     )
     print(f'\nduckdb   .venv/bin/python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')

@@ -163,8 +163,15 @@ def make_forecast_grid(settings: Settings, plan: CyclePlan) -> Grid | None:
 
 
 def leads(settings: Settings, plan: CyclePlan) -> tuple[float, ...]:
-    """Hours ahead that a cycle forecasts and scores; none without a grid: `autonvis verify` scores the past."""
+    """Hours ahead that a cycle forecasts; none without a grid: `autonvis verify` scores the past."""
     return () if plan.step_deg is None else tuple(h for h in parse_leads(settings.leads_h) if h > 0)
+
+
+def due_leads(settings: Settings, plan: CyclePlan) -> tuple[float, ...]:
+    """The lead whose due forecast a cycle scores: each costs a solve, so the leads take turns by the clock."""
+    ahead = leads(settings, plan)
+    turn = int(plan.valid_time.timestamp() // (settings.cycle_minutes * 60))
+    return (ahead[turn % len(ahead)],) if ahead else ()
 
 
 @lru_cache(maxsize=1)
@@ -180,7 +187,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
 
 def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
     """The ionograms that the cycles of `plans` can use, from the earliest window's start to the last valid time."""
-    longest_h = max((lead_h for plan in plans for lead_h in leads(settings, plan)), default=0.0)
+    longest_h = max((lead_h for plan in plans for lead_h in due_leads(settings, plan)), default=0.0)
     start = plans[0].valid_time - timedelta(hours=kernel_config(settings).lookback_h + longest_h)
     return lake.read("ionograms", settings=settings, start=start, end=plans[-1].valid_time)
 
@@ -198,14 +205,13 @@ def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
 
 def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) -> Cycle:
     """Run the pure cycle of a plan on the observations read for it."""
-    leads_h = leads(settings, plan)
     earlier = {
         lead_h: replace(
             plan,
             valid_time=plan.valid_time - timedelta(hours=lead_h),
             available_until=plan.available_until - timedelta(hours=lead_h),
         )
-        for lead_h in leads_h
+        for lead_h in due_leads(settings, plan)
     }
     cycle = run_cycle(
         observations,
@@ -215,7 +221,7 @@ def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) 
         background=background(),
         grid=make_grid(plan),
         forecast_grid=make_forecast_grid(settings, plan),
-        forecast_leads_h=leads_h,
+        forecast_leads_h=leads(settings, plan),
         f107_sfu=read_solar_flux(settings, plan),
         due={lead_h: read_solar_flux(settings, origin) for lead_h, origin in earlier.items()},
         cycle_minutes=settings.cycle_minutes,

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     grid_step_deg: float = Field(1.0, gt=0, le=10, description="Grid spacing of the analysis in degrees.")
     leads_h: str = Field(
         "1,3,6,12,24",
-        description="Hours ahead that a nowcast forecasts and, when they are due, scores, comma separated; empty for none.",
+        description="Hours ahead that a nowcast forecasts, comma separated, empty for none; each cycle scores one of them in turn.",
     )
     forecast_step_deg: float = Field(
         2.0,

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import pytest
 from tasks.background import Background
 from tasks.contracts import arrow_schema
 from tasks.cycle import run_cycle
+from tasks.cycles import CyclePlan, due_leads, leads
 from tasks.kernel_config import load_kernel_config
 from tasks.series import SeriesError, SeriesPlan, read_ionograms, run_series, spoil, without
+from tasks.settings import Settings
 
 START = pd.Timestamp("2022-10-24T00:00Z").as_unit("us")
 PLACES = {"AAA01": (52.0, 0.0), "BBB02": (47.0, 8.0), "CCC03": (41.9, 12.5)}
@@ -138,6 +142,22 @@ def test_spoiled_rows_are_known_and_not_scored(observations: pd.DataFrame) -> No
     assert ((off == 1.0) | ((off > 1.2) & (off < 2.01))).all()
     assert int((off > 1.0).sum()) == len(which)
     assert len(without(observations, which)) == len(observations) - len(which)
+
+
+def test_the_leads_of_a_nowcast_are_scored_in_turn() -> None:
+    settings = Settings(leads_h="6,1,24")
+    plans = [
+        CyclePlan(START.to_pydatetime() + number * timedelta(minutes=15), datetime.now(UTC), "global", 1.0)
+        for number in range(6)
+    ]
+    assert leads(settings, plans[0]) == (1.0, 6.0, 24.0)
+    due = [due_leads(settings, one) for one in plans]
+    assert {one for (one,) in due[:3]} == {1.0, 6.0, 24.0}
+    assert due[3:] == due[:3]
+    assert due_leads(settings, replace(plans[0], step_deg=None)) == ()
+    assert due_leads(Settings(leads_h=""), plans[0]) == ()
+    with pytest.raises(ValueError, match="between 0 and 72 hours"):
+        Settings(leads_h="1,100")
 
 
 def verify(*arguments: object) -> subprocess.CompletedProcess[str]:
