@@ -240,6 +240,8 @@ impl SchmidtLegendre {
                 );
             }
             let (mut before, mut last) = (0.0, sectoral);
+            // n is the degree in every formula below, not a position in one table.
+            #[allow(clippy::needless_range_loop)]
             for n in m..=FIELD_DEGREE {
                 if n > m {
                     let (a, b) = self.steps[n][m];
