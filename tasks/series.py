@@ -10,10 +10,10 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -144,39 +144,44 @@ def run_series(
     Raises:
         SeriesError: no cycle has an observation to be scored against.
     """
-    times = plan.times
-    begun = said = time.monotonic()
+    times, begun = plan.times, time.monotonic()
     n_jobs = max(1, min(jobs, len(times) // FEWEST_CYCLES_PER_PROCESS))
-    # Small pieces keep the processes equally busy; each repeats the origins of a day before it.
-    n_pieces = 1 if n_jobs == 1 else min(2 * n_jobs, len(times) // FEWEST_CYCLES_PER_PROCESS)
-    pieces = [part for part in np.array_split(np.arange(len(times)), n_pieces) if part.size]
-    results: dict[int, tuple[pd.DataFrame, pd.DataFrame]] = {}
+    pieces = [times[part] for part in np.array_split(np.arange(len(times)), n_jobs)]
+    n_all = sum(len(solved_times(plan, piece)) for piece in pieces)
+    # A fresh interpreter each: the kernel's and Arrow's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    n_done = context.Value("q", 0)
+
+    def tell() -> None:
+        elapsed_s = time.monotonic() - begun
+        if n_done.value:
+            left_s = elapsed_s / n_done.value * (n_all - n_done.value)
+            say(f"{n_done.value:,} of {n_all:,} times done, about {left_s:.0f} s left")
+
     if n_jobs == 1:
+        told = [begun]
 
-        def tell(n_done: int, n_all: int) -> None:
-            nonlocal said
-            if time.monotonic() - said > SAY_EVERY_S:
-                said = time.monotonic()
-                left_s = (said - begun) / n_done * (n_all - n_done)
-                say(f"{n_done} of {n_all} times done, about {left_s:.0f} s left")
+        def count() -> None:
+            n_done.value += 1
+            if time.monotonic() - told[0] > SAY_EVERY_S:
+                told[0] = time.monotonic()
+                tell()
 
-        results[0] = run_piece(observations, plan, times, tell)
+        ordered = [run_piece(observations, plan, times, count)]
     else:
-        # A fresh interpreter each: the kernel's and Arrow's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(n_jobs, context) as pool:
-            waiting = {
-                pool.submit(run_piece, observations, plan, times[piece]): number
-                for number, piece in enumerate(pieces)
-            }
+        with ProcessPoolExecutor(n_jobs, context, initializer=_count_in, initargs=(n_done,)) as pool:
+            running = [pool.submit(_run_counted, observations, plan, piece) for piece in pieces]
             try:
-                for done in as_completed(waiting):
-                    results[waiting[done]] = done.result()
-                    say(f"{len(results)} of {len(pieces)} parts done")
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                while wait(running, timeout=SAY_EVERY_S, return_when=FIRST_EXCEPTION).not_done:
+                    tell()
+                    for one in running:
+                        if one.done():
+                            one.result()  # raise at once what ended one of them
+                ordered = [one.result() for one in running]
+            except BaseException:  # leaving the pool would wait for the rest of every piece
+                for process in multiprocessing.active_children():
+                    process.terminate()
                 raise
-    ordered = [results[number] for number in sorted(results)]
     verification = pd.concat([part for part, _ in ordered], ignore_index=True)
     if not (verification["lead_h"] == 0).any():
         raise SeriesError(
@@ -197,18 +202,41 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+_n_done: Any = None  # the counter that the processes of a series share
+
+
+def _count_in(n_done: Any) -> None:
+    global _n_done
+    _n_done = n_done
+
+
+def _run_counted(
+    observations: pd.DataFrame, plan: SeriesPlan, times: pd.DatetimeIndex
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def count() -> None:
+        with _n_done.get_lock():
+            _n_done.value += 1
+
+    return run_piece(observations, plan, times, count)
+
+
+def solved_times(plan: SeriesPlan, times: pd.DatetimeIndex) -> list[pd.Timestamp]:
+    """The times of cycles and of the origins of the forecasts that they score, ascending."""
+    ahead = (pd.Timedelta(hours=lead_h) for lead_h in plan.leads_h)
+    return sorted(set(times).union(*(set(times - lead) for lead in ahead)))
+
+
 def run_piece(
     observations: pd.DataFrame,
     plan: SeriesPlan,
     times: pd.DatetimeIndex,
-    tell: Callable[[int, int], None] = lambda *_: None,
+    count: Callable[[], None] = lambda: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Verification and rejected rows of the cycles at `times`."""
+    """Verification and rejected rows of the cycles at `times`; `count` is called after each time solved."""
     kernel, background = plan.kernel(), Background(n_threads=1)
     scored_h = scored_minutes(plan) / 60.0
     ahead = {lead_h: pd.Timedelta(hours=lead_h) for lead_h in plan.leads_h if lead_h > 0}
     scored_at = set(times)
-    solved_at = sorted(scored_at.union(*(set(times - lead) for lead in ahead.values())))
     observed_at = pd.DatetimeIndex(observations["observed_at"])
     waiting: dict[tuple[pd.Timestamp, float], dict[str, Forecast]] = {}
     verification, rejected = [], []
@@ -218,7 +246,7 @@ def run_piece(
             observed_at.searchsorted(first, side="right") : observed_at.searchsorted(last, side="right")
         ]
 
-    for n_done, valid_at in enumerate(solved_at, start=1):
+    for valid_at in solved_times(plan, times):
         known = rows_between(valid_at - pd.Timedelta(hours=kernel.lookback_h), valid_at)
         made = estimate(
             known,
@@ -247,7 +275,7 @@ def run_piece(
             if then in scored_at:
                 targets = rows_between(then - pd.Timedelta(hours=scored_h), then)
                 waiting[then, lead_h] = forecast_held_out(made, targets, then, kernel, background)
-        tell(n_done, len(solved_at))
+        count()
     columns = ["quantity", "observation_id", "sounder_id", "observed_at", "obs_value", "holdout_value"]
     return pd.concat(verification, ignore_index=True), pd.concat(rejected, ignore_index=True)[columns]
 
