@@ -27,15 +27,21 @@ __version__: str
 class CovarianceTerm:
     """One separable term of the background covariance, between places in quasi-dipole coordinates.
 
+    Between quantity p at one place and time and q at another: `a a' B[p, q] k_space k_time`, B = diag(sd) correlation
+    diag(sd), with the amplitudes a at both ends where `is_modulated`, 1 elsewhere.
+
     Args:
         spatial: `matern32`, `matern52`, `gaussian` (all with `zonal_km` >= `meridional_km`), or `station`
             (the same station only; not part of the mapped field).
         temporal: `ou`, `matern32`, `gaussian`, or `diurnal` (period 24 h with exponential memory
             `time_scale_h` and a daily peak `phase_scale_h` wide).
-        sd: prior standard deviation in the unit of the innovations.
+        sd: (Q,) prior standard deviation of every quantity in the unit of its innovations.
+        correlation: (Q, Q) between the quantities, may be singular; None: none of them is correlated.
+        is_modulated: whether amplitudes scale the term.
 
     Raises:
-        ValueError: an argument is unknown, missing or outside its range.
+        ValueError: an argument is unknown, missing or outside its range, or the correlation is not positive
+            semidefinite.
     """
 
     def __new__(
@@ -43,7 +49,9 @@ class CovarianceTerm:
         spatial: str,
         temporal: str,
         *,
-        sd: float,
+        sd: Sequence[float],
+        correlation: NDArray[np.float64] | None = None,
+        is_modulated: bool = False,
         time_scale_h: float,
         zonal_km: float | None = None,
         meridional_km: float | None = None,
@@ -52,17 +60,21 @@ class CovarianceTerm:
 
 @final
 class Analysis:
-    """Exact Gaussian-process analysis of m observations at S stations (4-D optimal interpolation).
+    """Exact Gaussian-process analysis of Q quantities from m observations at S stations (4-D optimal interpolation).
 
-    Solves S = HBH' + R once; results are bit-identical for any number of threads (0 takes all cores).
+    Solves S = HBH' + R once; results are bit-identical for any number of threads (0 takes all cores). Quantities that
+    no term correlates are factorised apart.
 
     Args:
         terms: the background covariance, a sum of separable terms.
         station_latitude_deg, station_longitude_deg: (S,) quasi-dipole coordinates in degrees.
-        station: (m,) index of each observation's station.
+        station, quantity: (m,) index of each observation's station and quantity.
         time_h: (m,) hours on any common clock.
         innovation: (m,) observation minus background.
         obs_error: (m,) one standard deviation.
+        amplitude: (m,) factor on the standard deviation of modulated terms; None: 1.
+        max_jitter: share of its variance by which every observation's error variance may be raised where S is not
+            positive definite.
 
     Raises:
         ValueError: an argument is at fault, or S is not positive definite (the message names the pair of
@@ -76,9 +88,12 @@ class Analysis:
         station_latitude_deg: NDArray[np.float64],
         station_longitude_deg: NDArray[np.float64],
         station: NDArray[np.int64],
+        quantity: NDArray[np.int64],
         time_h: NDArray[np.float64],
         innovation: NDArray[np.float64],
         obs_error: NDArray[np.float64],
+        amplitude: NDArray[np.float64] | None = None,
+        max_jitter: float = 0.0,
         n_threads: int = 0,
     ) -> Analysis: ...
     @property
@@ -90,23 +105,47 @@ class Analysis:
     @property
     def log_evidence(self) -> float:
         """ln p(d) (Rasmussen and Williams 2006, equation 2.30)."""
+    @property
+    def jitter(self) -> float:
+        """Share of its variance that was added to every observation's error variance; 0 unless S needed it."""
     def alpha(self) -> NDArray[np.float64]:
         """S^-1 d, shape (m,)."""
     def residual(self) -> NDArray[np.float64]:
         """Observation minus analysis at every observation, shape (m,)."""
     def predict(
-        self, latitude_deg: NDArray[np.float64], longitude_deg: NDArray[np.float64], time_h: float
+        self,
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        time_h: float,
+        *,
+        amplitude: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Increment and its sd of the mapped field at quasi-dipole points (G,) and one time."""
+        """Increment and its sd of the mapped fields at quasi-dipole points (G,) and one time, shapes (Q, G).
+
+        A time after the observations is a forecast: the prior takes over as the correlation in time fades. Each further
+        time costs the pass over the points, the factorisation is kept. `amplitude` (Q, G), None: 1.
+        """
+    def predict_pairs(
+        self,
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        time_h: float,
+        pairs: Sequence[tuple[int, int]],
+        *,
+        amplitude: NDArray[np.float64] | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """As `predict`, and the posterior covariance of each pair of quantities at each point, shape (pairs, G)."""
     def predict_station(
         self,
         station: int,
+        quantity: NDArray[np.int64],
         time_h: NDArray[np.float64],
         *,
+        amplitude: NDArray[np.float64] | None = None,
         is_held_out: bool = False,
         innovation: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Increment and its sd of what a station reports without error, all terms, at times (n,).
+        """Increment and its sd of what a station reports without error, all terms, of quantities at times (n,).
 
         `is_held_out` leaves the station's own observations out; `innovation` (m,) replaces the innovations,
         as when the background is made without the station too.
@@ -116,7 +155,8 @@ class Analysis:
     def leave_station_out(
         self, station: int, innovation: NDArray[np.float64] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """The station's rows (n,), their residual against the other stations (n,), its covariance (n, n).
+        """The station's rows of all quantities (n,), their residual against the other stations (n,), its covariance
+        (n, n).
 
         The covariance includes the observation errors; `innovation` (m,) replaces the innovations.
         """
@@ -129,18 +169,21 @@ def screen_observations(
     station_latitude_deg: NDArray[np.float64],
     station_longitude_deg: NDArray[np.float64],
     station: NDArray[np.int64],
+    quantity: NDArray[np.int64],
     time_h: NDArray[np.float64],
     value: NDArray[np.float64],
     innovation: NDArray[np.float64],
     obs_error: NDArray[np.float64],
-    minimum: float,
-    maximum: float,
+    minimum: Sequence[float],
+    maximum: Sequence[float],
     background_sd: float,
     buddy_sd: float,
     full_weight_sd: float,
+    amplitude: NDArray[np.float64] | None = None,
+    max_jitter: float = 0.0,
     n_threads: int = 0,
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Flag and weight of every observation, shapes (m,); arguments as of `Analysis`.
+    """Flag and weight of every observation, shapes (m,); arguments as of `Analysis`, limits (Q,).
 
     Flags, in the order of the checks: `physical_limits` (`value` outside `minimum`..`maximum`),
     `background_check` (innovation beyond `background_sd` standard deviations), `buddy_check` (leave-one-out

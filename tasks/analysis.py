@@ -1,7 +1,8 @@
-"""The analysis of one quantity: innovations, quality control, the solve, and what each station would be without itself."""
+"""The joint analysis of all quantities: innovations, quality control, the solve, each station without itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,34 +12,50 @@ from numpy.typing import NDArray
 import rust_core
 from tasks.background import SolarLevels
 from tasks.effective_index import ChosenIndex
-from tasks.kernel_config import KernelConfig, Quantity
+from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
 from tasks.prediction import Prediction
 from tasks.window import Stations, hour_of, repeated
 
 Array = NDArray[np.float64]
 
+MAX_JITTER = 1e-6
+"""Share of its variance that may be added to every observation's error variance, so that a cycle survives an
+innovation covariance that is not positive definite: a thousandth of the sd, far below any observation error."""
+
 
 @dataclass(frozen=True)
 class Solved:
-    """The analysis of one quantity, its feedback, and the held-out predictions of its scored rows."""
+    """What the joint analysis says of one quantity: its feedback, and the held-out predictions of its scored rows."""
 
-    analysis: rust_core.Analysis
     feedback: pd.DataFrame
     rows: NDArray[np.int64]
     """Rows of the window that hold the quantity; feedback has one row for each."""
     is_scored: NDArray[np.bool_]
     held_out: Prediction
-    held_out_innovation: list[Array]
-    """Innovations of the rows used against the background without each station."""
     chi2: float | None
+
+
+@dataclass(frozen=True)
+class JointlySolved:
+    analysis: rust_core.Analysis
+    held_out_innovation: list[Array]
+    """Innovations of the rows used, of all quantities, against the background without each station."""
+    of_quantity: dict[str, Solved]
     log_evidence: float
+    jitter: float
+    """See `MAX_JITTER`; 0 unless it was needed."""
     information: dict[str, dict[str, float]]
+    """By sounder: degrees of freedom for signal and information gain in nats, all quantities together."""
 
 
 def background_of(levels: SolarLevels, name: str, ig12: float) -> Array:
-    if name == "fof2_mhz":
-        return levels.fof2_at(ig12)
-    return levels.hmf2_at(ig12) if name == "hmf2_km" else levels.m3000f2_at(ig12)
+    at: dict[str, Callable[[float], Array]] = {
+        "fof2_mhz": levels.fof2_at,
+        "hmf2_km": levels.hmf2_at,
+        "m3000f2": levels.m3000f2_at,
+        "b0_km": levels.b0_at,
+    }
+    return at[name](ig12)
 
 
 def forward(values: Array, quantity: Quantity) -> Array:
@@ -51,53 +68,79 @@ def forward(values: Array, quantity: Quantity) -> Array:
 
 
 def solve(
-    name: str,
     kernel: KernelConfig,
     window: pd.DataFrame,
     stations: Stations,
     station_of_window: NDArray[np.int64],
     levels: SolarLevels,
     age_of_window_h: Array,
+    amplitude_of_window: Array,
     chosen: ChosenIndex,
     held_out: list[ChosenIndex],
     scored: NDArray[np.bool_],
     threads: int,
-) -> Solved:
-    quantity = kernel.quantity(name)
-    value_of_window = window[name].to_numpy(dtype=np.float64)
-    rows = np.flatnonzero(~np.isnan(value_of_window) & (age_of_window_h < kernel.window.window_h))
-    value, station, age_h = value_of_window[rows], station_of_window[rows], age_of_window_h[rows]
+) -> JointlySolved:
+    """Analyse the window; one row below is one observed quantity of one ionogram, quantity by quantity.
+
+    `amplitude_of_window` (Q, n) are the amplitude factors of the quantities at the n rows of the window.
+    """
+    is_recent = age_of_window_h < kernel.window.window_h
+    values = {name: window[name].to_numpy(dtype=np.float64) for name in QUANTITIES}
+    rows_of = {name: np.flatnonzero(~np.isnan(values[name]) & is_recent) for name in QUANTITIES}
+
+    def gather(of: Callable[[str], Array]) -> Array:
+        """Values of the window for each quantity, at the rows."""
+        return np.concatenate([of(name)[rows_of[name]] for name in QUANTITIES])
+
+    def transform(of: Callable[[str], Array]) -> Array:
+        return gather(lambda name: forward(of(name), kernel.quantity(name)))
+
+    confidence = window["confidence_score"].to_numpy(dtype=np.float64)
+    rows = np.concatenate([rows_of[name] for name in QUANTITIES])
+    quantity = np.repeat(np.arange(len(QUANTITIES)), [rows_of[name].size for name in QUANTITIES])
+    station, age_h = station_of_window[rows], age_of_window_h[rows]
     time_h = -age_h
-    transformed = forward(value, quantity)
-    hofx = background_of(levels, name, chosen.ig12)[rows]
-    innovation = transformed - forward(hofx, quantity)
-    confidence = window["confidence_score"].to_numpy(dtype=np.float64)[rows]
-    obs_error = quantity.obs_error.of(confidence, kernel.confidence)
-    with np.errstate(divide="ignore"):  # a value of zero is stopped by the physical limits
-        error = obs_error / np.abs(value) if quantity.is_logarithmic else obs_error
-    terms = quantity.build_terms()
+    value, transformed = gather(values.__getitem__), transform(values.__getitem__)
+    hofx = gather(lambda name: background_of(levels, name, chosen.ig12))
+    prior = transform(lambda name: background_of(levels, name, chosen.ig12))
+    innovation = transformed - prior
+    amplitude = amplitude_of_window[quantity, rows]
+    obs_error = gather(lambda name: kernel.quantity(name).obs_error.of(confidence, kernel.confidence))
+    is_logarithmic = np.array([kernel.quantity(name).is_logarithmic for name in QUANTITIES])[quantity]
+    # Error of ln x is the error of x over x; of a value of zero it is infinite, and physical limits stop that.
+    scale = np.where(is_logarithmic, np.abs(value), 1.0)
+    with np.errstate(divide="ignore"):
+        error = obs_error / scale
+    terms = kernel.build_terms()
     network = {
         "station_latitude_deg": stations.qd_latitude_deg,
         "station_longitude_deg": stations.qd_longitude_deg,
     }
 
-    valid_hour = hour_of(window, age_of_window_h)
-    is_old = age_h > kernel.window.full_rate_h
-    is_thinned = is_old & repeated(age_h, station, kernel, valid_hour)
+    is_repeated = np.concatenate(
+        [
+            repeated(age_h[own], station[own], kernel, hour_of(window, age_of_window_h))
+            for own in (quantity == number for number in range(len(QUANTITIES)))
+        ]
+    )
+    is_thinned = (age_h > kernel.window.full_rate_h) & is_repeated
     candidates = np.flatnonzero(~is_thinned)
     flags, screened_weight = rust_core.screen_observations(
         terms,
         **network,
         station=station[candidates],
+        quantity=quantity[candidates],
         time_h=time_h[candidates],
         value=value[candidates],
         innovation=innovation[candidates],
         obs_error=error[candidates],
-        minimum=quantity.minimum,
-        maximum=quantity.maximum,
+        amplitude=amplitude[candidates],
+        minimum=[kernel.quantity(name).minimum for name in QUANTITIES],
+        maximum=[kernel.quantity(name).maximum for name in QUANTITIES],
         background_sd=kernel.quality.background_sd,
         buddy_sd=kernel.quality.buddy_sd,
         full_weight_sd=kernel.quality.full_weight_sd,
+        max_jitter=MAX_JITTER,
         n_threads=threads,
     )
     flag = np.full(rows.size, "thinned", dtype=object)
@@ -112,9 +155,12 @@ def solve(
         terms,
         **network,
         station=station[used],
+        quantity=quantity[used],
         time_h=time_h[used],
         innovation=innovation[used],
         obs_error=effective[used],
+        amplitude=amplitude[used],
+        max_jitter=MAX_JITTER,
         n_threads=threads,
     )
     fitted = np.full(rows.size, np.nan)
@@ -123,59 +169,74 @@ def solve(
     variance = np.full(rows.size, np.nan)
     # Rows that a check stopped are predicted too: their feedback shows by how much they are off.
     stopped = np.flatnonzero((flag == "buddy_check") | (flag == "background_check"))
-    own_innovations = []
+
+    def background_without(number: int) -> Array:
+        return transform(lambda name: background_of(levels, name, held_out[number].ig12))
+
+    held_out_innovation = []
     for number in range(len(held_out)):
-        own_background = forward(background_of(levels, name, held_out[number].ig12)[rows], quantity)
-        own_innovation = transformed - own_background
-        own_innovations.append(own_innovation[used])
-        held, residual, covariance = analysis.leave_station_out(int(number), own_innovation[used])
+        own_background = background_without(number)
+        own_innovation = (transformed - own_background)[used]
+        held_out_innovation.append(own_innovation)
+        held, residual, covariance = analysis.leave_station_out(number, own_innovation)
         held_rows = used[held]
         center[held_rows] = transformed[held_rows] - residual
         # The prediction is of a new observation with the nominal error, not with the one that control inflated.
         variance[held_rows] = np.diag(covariance) - effective[held_rows] ** 2 + error[held_rows] ** 2
-        own_stopped = stopped[station[stopped] == number]
-        if own_stopped.size:
-            own_time = time_h[own_stopped]
+        own = stopped[station[stopped] == number]
+        if own.size:
+            at = {"quantity": quantity[own], "time_h": time_h[own], "amplitude": amplitude[own]}
             mean, sd = analysis.predict_station(
-                int(number), own_time, is_held_out=True, innovation=own_innovation[used]
+                int(number), **at, is_held_out=True, innovation=own_innovation
             )
-            center[own_stopped] = own_background[own_stopped] + mean
-            variance[own_stopped] = sd**2 + error[own_stopped] ** 2
-            mean, _ = analysis.predict_station(int(number), own_time)
-            fitted[own_stopped] = forward(hofx[own_stopped], quantity) + mean
-    prediction = Prediction(center, np.sqrt(variance), quantity.is_logarithmic)
-    back = np.exp(fitted) if quantity.is_logarithmic else fitted
-    scale = np.abs(value) if quantity.is_logarithmic else 1.0
-    feedback = pd.DataFrame(
-        {
-            "observation_id": window["observation_id"].to_numpy()[rows],
-            "sounder_id": window["sounder_id"].to_numpy()[rows],
-            "observed_at": window["observed_at"].iloc[rows].reset_index(drop=True),
-            "latitude_deg": stations.latitude_deg[station],
-            "longitude_deg": stations.longitude_deg[station],
-            "quantity": name,
-            "obs_value": value,
-            "obs_error": obs_error,
-            "effective_error": effective * scale,
-            "hofx": hofx,
-            "omb": value - hofx,
-            "oma": value - back,
-            "qc_flag": flag,
-            "weight": weight,
-            "holdout_value": prediction.median,
-            "holdout_sd": prediction.sd,
-        }
-    )
+            center[own] = own_background[own] + mean
+            variance[own] = sd**2 + error[own] ** 2
+            mean, _ = analysis.predict_station(number, **at)
+            fitted[own] = prior[own] + mean
+    misfit = np.zeros(rows.size)
+    misfit[used] = innovation[used] * analysis.alpha()
+
+    def of_quantity(number: int, name: str) -> Solved:
+        own = quantity == number
+        back = np.exp(fitted[own]) if kernel.quantity(name).is_logarithmic else fitted[own]
+        prediction = Prediction(center[own], np.sqrt(variance[own]), kernel.quantity(name).is_logarithmic)
+        feedback = pd.DataFrame(
+            {
+                "observation_id": window["observation_id"].to_numpy()[rows[own]],
+                "sounder_id": window["sounder_id"].to_numpy()[rows[own]],
+                "observed_at": window["observed_at"].iloc[rows[own]].reset_index(drop=True),
+                "latitude_deg": stations.latitude_deg[station[own]],
+                "longitude_deg": stations.longitude_deg[station[own]],
+                "quantity": name,
+                "obs_value": value[own],
+                "obs_error": obs_error[own],
+                "effective_error": effective[own] * scale[own],
+                "hofx": hofx[own],
+                "omb": value[own] - hofx[own],
+                "oma": value[own] - back,
+                "qc_flag": flag[own],
+                "weight": weight[own],
+                "holdout_value": prediction.median,
+                "holdout_sd": prediction.sd,
+            }
+        )
+        n_used = int((flag[own] == "accepted").sum())
+        return Solved(
+            feedback=feedback,
+            rows=rows[own],
+            is_scored=scored[rows[own]] & (flag[own] == "accepted"),
+            held_out=prediction,
+            # The expectation of d_i (S^-1 d)_i is 1 for every row, so the sum over one quantity's rows is its share.
+            chi2=float(misfit[own].sum()) / n_used if n_used else None,
+        )
+
     degrees, gain = analysis.station_information()
-    return Solved(
+    return JointlySolved(
         analysis=analysis,
-        feedback=feedback,
-        rows=rows,
-        is_scored=scored[rows] & (flag == "accepted"),
-        held_out=prediction,
-        held_out_innovation=own_innovations,
-        chi2=analysis.chi2 if used.size else None,
+        held_out_innovation=held_out_innovation,
+        of_quantity={name: of_quantity(number, name) for number, name in enumerate(QUANTITIES)},
         log_evidence=analysis.log_evidence,
+        jitter=analysis.jitter,
         information={
             sounder_id: {
                 "degrees_of_freedom": float(degrees[number]),

@@ -20,12 +20,13 @@ import pandas as pd
 import pyarrow as pa
 
 import rust_core
+from tasks.amplitude import amplitudes
 from tasks.analysis import forward
 from tasks.background import Background
 from tasks.contracts import arrow_schema
 from tasks.estimate import Estimate, estimate
 from tasks.grid import Grid
-from tasks.kernel_config import KernelConfig
+from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
 from tasks.prediction import Prediction
 from tasks.verification import forecast_held_out, score, targets_of
@@ -77,7 +78,7 @@ def run_cycle(
         threads: threads of the kernel, 0 takes all cores; they change no bit of the result.
 
     Raises:
-        ValueError: a time without zone, or an innovation covariance that is not positive definite (the message names
+        ValueError: a time without zone, or an innovation covariance that is far from positive definite (the message names
             the pair of observations).
     """
     valid_at, available_at = _utc(valid_time, "valid_time"), _utc(available_until, "available_until")
@@ -133,8 +134,9 @@ def run_cycle(
             name: dict(sorted(Counter(part.feedback["qc_flag"]).items())) for name, part in solved.items()
         },
         "chi2": {name: part.chi2 for name, part in solved.items()},
-        "log_evidence": {name: part.log_evidence for name, part in solved.items()},
-        "stations": {name: part.information for name, part in solved.items()},
+        "log_evidence": now.joint.log_evidence,
+        "jitter": now.joint.jitter,
+        "stations": now.joint.information,
     }
     return Cycle(
         analysis=None if grid is None else _on_grid(grid, now, 0.0, cycle_id, kernel, background),
@@ -192,18 +194,23 @@ def _on_grid(
     valid_at = now.valid_at + pd.Timedelta(hours=lead_h)
     qd_latitude, qd_longitude = background.quasi_dipole(latitude, longitude, valid_at.year)
     state = background.on_grid(valid_at.to_pydatetime(), latitude, longitude, now.chosen.ig12)
-    prior = {"fof2_mhz": state.fof2_mhz, "hmf2_km": state.hmf2_km, "m3000f2": state.m3000f2}
-    fields = {}
-    for name, part in now.solved.items():
-        quantity = kernel.quantity(name)
-        increment, sd = part.analysis.predict(qd_latitude, qd_longitude, lead_h)
-        fields[name] = Prediction(forward(prior[name], quantity) + increment, sd, quantity.is_logarithmic)
-    # MUF(3000) = foF2 x M(3000)F2: the logarithms add, and the two are analysed independently.
-    muf = Prediction(
-        fields["fof2_mhz"].center + fields["m3000f2"].center,
-        np.hypot(fields["fof2_mhz"].spread, fields["m3000f2"].spread),
-        is_logarithmic=True,
+    amplitude = amplitudes(kernel, background, valid_at.to_pydatetime(), latitude, longitude)
+    pair = QUANTITIES.index("fof2_mhz"), QUANTITIES.index("m3000f2")
+    increment, sd, (covariance,) = now.joint.analysis.predict_pairs(
+        qd_latitude, qd_longitude, lead_h, [pair], amplitude=amplitude
     )
+    fields = {
+        name: Prediction(
+            forward(getattr(state, name), kernel.quantity(name)) + increment[number],
+            sd[number],
+            kernel.quantity(name).is_logarithmic,
+        )
+        for number, name in enumerate(QUANTITIES)
+    }
+    # MUF(3000) = foF2 x M(3000)F2: the logarithms add, and the two go together.
+    fof2, m3000f2 = (fields[QUANTITIES[number]] for number in pair)
+    spread = np.sqrt(np.maximum(fof2.spread**2 + m3000f2.spread**2 + 2 * covariance, 0.0))
+    muf = Prediction(fof2.center + m3000f2.center, spread, is_logarithmic=True)
     columns: dict[str, Any] = {
         "cycle_id": pa.repeat(pa.scalar(cycle_id, pa.string()), latitude.size),
         "valid_time": pa.repeat(pa.scalar(valid_at.to_pydatetime(), TIMESTAMP), latitude.size),
@@ -223,6 +230,7 @@ def _on_grid(
     columns["fof2_background_mhz"] = state.fof2_mhz
     columns["hmf2_background_km"] = state.hmf2_km
     columns["m3000f2_background"] = state.m3000f2
+    columns["b0_background_km"] = state.b0_km
     return pa.table(columns)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tasks.analysis import Solved, solve
+from tasks.amplitude import amplitudes
+from tasks.analysis import JointlySolved, Solved, solve
 from tasks.background import Background, SolarLevels
 from tasks.effective_index import ChosenIndex, IndexChooser
-from tasks.kernel_config import QUANTITIES, KernelConfig
+from tasks.kernel_config import KernelConfig
 from tasks.window import Stations, known_rows, locate
 
 Array = NDArray[np.float64]
@@ -37,8 +38,13 @@ class Estimate:
     chosen: ChosenIndex
     held_out: list[ChosenIndex]
     """The index without each station."""
-    solved: dict[str, Solved]
+    joint: JointlySolved
     f107_sfu: float | None
+
+    @property
+    def solved(self) -> dict[str, Solved]:
+        """What the joint analysis says of each quantity."""
+        return self.joint.of_quantity
 
 
 def estimate(
@@ -55,7 +61,7 @@ def estimate(
     """The estimate at `valid_at` from the rows available at `available_at`; rows newer than `scored_h` are scored.
 
     Raises:
-        ValueError: an innovation covariance is not positive definite; the message names the pair of observations.
+        ValueError: an innovation covariance is far from positive definite; the message names the pair of observations.
     """
     known = known_rows(observations, valid_at, available_at, kernel.lookback_h)
     window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
@@ -70,10 +76,10 @@ def estimate(
     chosen = index.choose(None)
     held_out = [index.choose(excluded) for excluded in range(len(stations.sounder_id))]
     scored = age_h < scored_h
-    solved = {
-        name: solve(name, kernel, window, stations, station, levels, age_h, chosen, held_out, scored, threads)
-        for name in QUANTITIES
-    }
+    amplitude = amplitudes(kernel, background, window["observed_at"], latitude, longitude)
+    joint = solve(
+        *(kernel, window, stations, station, levels, age_h, amplitude, chosen, held_out, scored, threads)
+    )
     return Estimate(
-        valid_at, known, window, stations, station, levels, age_h, chosen, held_out, solved, f107_sfu
+        valid_at, known, window, stations, station, levels, age_h, chosen, held_out, joint, f107_sfu
     )

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import rust_core
 
 DEFAULT_FILE = Path(__file__).with_name("kernel.toml")
-QUANTITIES = ("fof2_mhz", "hmf2_km", "m3000f2")
+QUANTITIES = ("fof2_mhz", "hmf2_km", "m3000f2", "b0_km")
 PERSISTENCE_H = 24.0  # the reference forecast: the same station, a day earlier
 PERSISTENCE_TOLERANCE_H = 0.125  # half of the usual 15 minutes between ionograms
 LONGEST_CYCLE_H = 1.0  # hours between cycles at most
@@ -81,16 +82,44 @@ class ObsError(Section):
         )
 
 
+class PerQuantity(Section):
+    """One number for every quantity, in the unit of its innovations (ln for logarithmic ones)."""
+
+    fof2_mhz: float = Field(ge=0)
+    hmf2_km: float = Field(ge=0)
+    m3000f2: float = Field(ge=0)
+    b0_km: float = Field(ge=0)
+
+    def as_list(self) -> list[float]:
+        return [getattr(self, name) for name in QUANTITIES]
+
+
 class Term(Section):
-    """One separable term of the covariance; see `rust_core.CovarianceTerm`."""
+    """One separable term of the covariance of all quantities; see `rust_core.CovarianceTerm`."""
 
     spatial: Literal["matern32", "matern52", "gaussian", "station"]
     temporal: Literal["ou", "matern32", "gaussian", "diurnal"]
-    sd: float = Field(ge=0)
+    sd: PerQuantity
+    correlation: dict[str, float] = Field(default_factory=dict)
+    """By the names of two quantities, "fof2_mhz hmf2_km"; pairs that are not named are uncorrelated."""
+    is_modulated: bool = False
+    """Whether the table of amplitudes scales the term."""
     time_scale_h: float = Field(gt=0)
     zonal_km: float | None = None
     meridional_km: float | None = None
     phase_scale_h: float | None = None
+
+    @field_validator("correlation")
+    @classmethod
+    def _names_two_quantities(cls, correlation: dict[str, float]) -> dict[str, float]:
+        for pair, value in correlation.items():
+            if len(set(pair.split()) & {*QUANTITIES}) != 2 or len(pair.split()) != 2:
+                raise ValueError(f"{pair!r} does not name two of {', '.join(QUANTITIES)}")
+            if " ".join(reversed(pair.split())) in correlation:
+                raise ValueError(f"{pair!r} is given in both orders")
+            if not -1.0 <= value <= 1.0:
+                raise ValueError(f"{pair!r}: {value} is outside -1..1")
+        return correlation
 
     @model_validator(mode="after")
     def _is_accepted_by_the_kernel(self) -> Term:
@@ -98,10 +127,16 @@ class Term(Section):
         return self
 
     def build(self) -> rust_core.CovarianceTerm:
+        matrix = np.eye(len(QUANTITIES))
+        for pair, value in self.correlation.items():
+            p, q = (QUANTITIES.index(name) for name in pair.split())
+            matrix[p, q] = matrix[q, p] = value
         return rust_core.CovarianceTerm(
             self.spatial,
             self.temporal,
-            sd=self.sd,
+            sd=self.sd.as_list(),
+            correlation=matrix,
+            is_modulated=self.is_modulated,
             time_scale_h=self.time_scale_h,
             zonal_km=self.zonal_km,
             meridional_km=self.meridional_km,
@@ -109,17 +144,61 @@ class Term(Section):
         )
 
 
+class Factors(Section):
+    """Amplitude factors of every quantity: a row per knot of latitude, a column per knot of local time."""
+
+    fof2_mhz: tuple[tuple[float, ...], ...]
+    hmf2_km: tuple[tuple[float, ...], ...]
+    m3000f2: tuple[tuple[float, ...], ...]
+    b0_km: tuple[tuple[float, ...], ...]
+
+
+class Amplitude(Section):
+    """Factors on the sd of modulated terms by quasi-dipole latitude and magnetic local time."""
+
+    latitude_deg: tuple[float, ...]
+    """Knots of |quasi-dipole latitude|, from 0 to 90."""
+    local_time_h: tuple[float, ...]
+    """Knots of magnetic local time, within 0..24, around the clock."""
+    factor: Factors
+
+    @model_validator(mode="after")
+    def _is_a_table(self) -> Amplitude:
+        if self.latitude_deg[:1] != (0.0,) or self.latitude_deg[-1:] != (90.0,) or _falls(self.latitude_deg):
+            raise ValueError("latitude_deg must rise from 0 to 90")
+        if not self.local_time_h or _falls(self.local_time_h):
+            raise ValueError("local_time_h must rise")
+        if self.local_time_h[0] < 0 or self.local_time_h[-1] >= 24:
+            raise ValueError("local_time_h must lie within 0..24, 24 left out")
+        shape = (len(self.latitude_deg), len(self.local_time_h))
+        for name in QUANTITIES:
+            rows = self.table(name)
+            if [len(row) for row in rows] != [shape[1]] * shape[0]:
+                raise ValueError(f"factor.{name} must have {shape[0]} rows of {shape[1]} factors")
+            if min(min(row) for row in rows) <= 0:
+                raise ValueError(f"factor.{name} must be positive")
+            if len(set(rows[-1])) != 1:
+                raise ValueError(
+                    f"factor.{name}: every local time meets at the pole, its factors must be equal"
+                )
+        return self
+
+    def table(self, name: str) -> tuple[tuple[float, ...], ...]:
+        rows: tuple[tuple[float, ...], ...] = getattr(self.factor, name)
+        return rows
+
+
+def _falls(knots: tuple[float, ...]) -> bool:
+    return any(b <= a for a, b in pairwise(knots))
+
+
 class Quantity(Section):
-    """One estimated quantity: its transform, physical limits, observation errors and covariance."""
+    """One estimated quantity: its transform, physical limits and observation errors."""
 
     is_logarithmic: bool
     minimum: float
     maximum: float
     obs_error: ObsError
-    terms: tuple[Term, ...] = Field(min_length=1)
-
-    def build_terms(self) -> list[rust_core.CovarianceTerm]:
-        return [term.build() for term in self.terms]
 
 
 class KernelConfig(Section):
@@ -132,9 +211,16 @@ class KernelConfig(Section):
     fof2_mhz: Quantity
     hmf2_km: Quantity
     m3000f2: Quantity
+    b0_km: Quantity
+    terms: tuple[Term, ...] = Field(min_length=1)
+    amplitude: Amplitude
 
     def quantity(self, name: str) -> Quantity:
-        return {"fof2_mhz": self.fof2_mhz, "hmf2_km": self.hmf2_km, "m3000f2": self.m3000f2}[name]
+        quantity: Quantity = getattr(self, name)
+        return quantity
+
+    def build_terms(self) -> list[rust_core.CovarianceTerm]:
+        return [term.build() for term in self.terms]
 
     @property
     def longest_window_h(self) -> float:

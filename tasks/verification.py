@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tasks import lake
+from tasks.amplitude import amplitudes
 from tasks.analysis import background_of, forward
 from tasks.background import Background, SolarLevels, f107_to_ig12
 from tasks.estimate import Estimate
@@ -91,9 +92,16 @@ def forecast_held_out(
     levels = background.solar_levels(
         targets["observed_at"], origin.stations.latitude_deg[station], origin.stations.longitude_deg[station]
     )
+    latitude, longitude = origin.stations.latitude_deg, origin.stations.longitude_deg
+    amplitude = amplitudes(kernel, background, targets["observed_at"], latitude[station], longitude[station])
+    amplitude_now = amplitudes(kernel, background, origin.valid_at.to_pydatetime(), latitude, longitude)
     return {
-        name: _forecast_quantity(name, origin, targets, station, levels, valid_at, kernel)
-        for name in QUANTITIES
+        name: _forecast_quantity(
+            *(name, origin, targets, station, levels, valid_at, kernel),
+            amplitude=amplitude[number],
+            amplitude_now=amplitude_now[number],
+        )
+        for number, name in enumerate(QUANTITIES)
     }
 
 
@@ -105,7 +113,11 @@ def _forecast_quantity(
     levels: SolarLevels,
     valid_at: pd.Timestamp,
     kernel: KernelConfig,
+    *,
+    amplitude: Array,
+    amplitude_now: Array,
 ) -> Forecast:
+    """Amplitude factors are those of the targets (n,) and of the stations at the time of the estimate (S,)."""
     quantity, solved = kernel.quantity(name), origin.solved[name]
     value = targets[name].to_numpy(dtype=np.float64)
     at = np.flatnonzero((value >= quantity.minimum) & (value <= quantity.maximum))
@@ -140,11 +152,13 @@ def _forecast_quantity(
         iri_index[own] = background_of(levels, name, origin.held_out[number].ig12)[at[own]]
         prior = forward(iri_index[own], quantity)
         # The last time asked for is the estimate's own: a forecast by persistence keeps its departure.
-        increment, sd = solved.analysis.predict_station(
+        increment, sd = origin.joint.analysis.predict_station(
             int(number),
+            np.full(own.size + 1, QUANTITIES.index(name)),
             np.append(time_h[own], 0.0),
+            amplitude=np.append(amplitude[at[own]], amplitude_now[number]),
             is_held_out=True,
-            innovation=solved.held_out_innovation[number],
+            innovation=origin.joint.held_out_innovation[number],
         )
         center[own], spread[own] = prior + increment[:-1], np.hypot(sd[:-1], error[own])
         kept_center[own] = prior + increment[-1]

@@ -18,29 +18,82 @@ from tests.reference.gaussian_process import correlation, distance, posterior
 
 Array = NDArray[np.float64]
 
-# spatial, temporal, sd, time_scale_h, zonal_km, meridional_km, phase_scale_h
-TERMS: list[tuple[str, str, float, float, float | None, float | None, float | None]] = [
-    ("matern32", "ou", 0.11, 3.0, 2000.0, 1000.0, None),
-    ("matern52", "matern32", 0.05, 5.0, 1500.0, 1500.0, None),
-    ("gaussian", "gaussian", 0.08, 24.0, 4400.0, 4000.0, None),
-    ("matern32", "diurnal", 0.06, 480.0, 1800.0, 1200.0, 3.0),
-    ("station", "ou", 0.03, 720.0, None, None, None),
-]
 
+@dataclass(frozen=True)
+class Term:
+    """One term of the covariance as the oracle sees it; quantities as many as sd."""
 
-def build_terms(rows: list[tuple[Any, ...]] = TERMS) -> list[rust_core.CovarianceTerm]:
-    return [
-        rust_core.CovarianceTerm(
-            spatial,
-            temporal,
-            sd=sd,
-            time_scale_h=scale,
-            zonal_km=zonal,
-            meridional_km=meridional,
-            phase_scale_h=phase,
+    spatial: str
+    temporal: str
+    sd: tuple[float, ...]
+    time_scale_h: float
+    zonal_km: float | None = None
+    meridional_km: float | None = None
+    phase_scale_h: float | None = None
+    correlation: tuple[tuple[float, ...], ...] | None = None
+    is_modulated: bool = False
+
+    def build(self) -> rust_core.CovarianceTerm:
+        return rust_core.CovarianceTerm(
+            self.spatial,
+            self.temporal,
+            sd=self.sd,
+            correlation=None if self.correlation is None else np.array(self.correlation),
+            is_modulated=self.is_modulated,
+            time_scale_h=self.time_scale_h,
+            zonal_km=self.zonal_km,
+            meridional_km=self.meridional_km,
+            phase_scale_h=self.phase_scale_h,
         )
-        for spatial, temporal, sd, scale, zonal, meridional, phase in rows
-    ]
+
+    @property
+    def between_quantities(self) -> Array:
+        correlation = np.eye(len(self.sd)) if self.correlation is None else np.array(self.correlation)
+        return np.outer(self.sd, self.sd) * correlation
+
+    @property
+    def is_mapped(self) -> bool:
+        return self.spatial != "station"
+
+
+# Three quantities; the third term's correlation is singular: the second quantity follows the first.
+TERMS = [
+    Term("matern32", "ou", (0.11, 0.15, 0.05), 3.0, 2000.0, 1000.0, is_modulated=True),
+    Term(
+        *("matern52", "matern32", (0.05, 0.08, 0.06), 5.0, 1500.0, 1500.0),
+        correlation=((1.0, -0.4, 0.3), (-0.4, 1.0, 0.2), (0.3, 0.2, 1.0)),
+    ),
+    Term(
+        *("gaussian", "gaussian", (0.08, 0.12, 0.02), 24.0, 4400.0, 4000.0),
+        correlation=((1.0, 1.0, -0.5), (1.0, 1.0, -0.5), (-0.5, -0.5, 1.0)),
+        is_modulated=True,
+    ),
+    Term("matern32", "diurnal", (0.06, 0.05, 0.0), 480.0, 1800.0, 1200.0, 3.0),
+    Term("station", "ou", (0.03, 0.04, 0.02), 720.0, correlation=((1, 0.5, 0), (0.5, 1, 0), (0, 0, 1.0))),
+]
+#: The third quantity goes apart: S is block diagonal.
+LOOSE_TERMS = [
+    replace(TERMS[0], correlation=((1.0, 0.6, 0.0), (0.6, 1.0, 0.0), (0.0, 0.0, 1.0))),
+    replace(TERMS[4], correlation=None),
+]
+Q = 3
+
+
+def alone(term: Term) -> Term:
+    """The term for its first quantity only."""
+    return replace(term, sd=term.sd[:1], correlation=None)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Rows or points of the covariance, arrays of shape (n,); stations below 0 are no station."""
+
+    latitude: Array
+    longitude: Array
+    station: NDArray[np.int64]
+    quantity: NDArray[np.int64]
+    time_h: Array
+    amplitude: Array
 
 
 @dataclass(frozen=True)
@@ -48,19 +101,26 @@ class Problem:
     latitude: Array
     longitude: Array
     station: NDArray[np.int64]
+    quantity: NDArray[np.int64]
     time_h: Array
     innovation: Array
     error: Array
+    amplitude: Array
 
-    def solve(self, terms: list[Any] = TERMS, threads: int = 1) -> rust_core.Analysis:
+    def solve(
+        self, terms: list[Term] = TERMS, threads: int = 1, max_jitter: float = 0.0
+    ) -> rust_core.Analysis:
         return rust_core.Analysis(
-            build_terms(terms),
+            [term.build() for term in terms],
             station_latitude_deg=self.latitude,
             station_longitude_deg=self.longitude,
             station=self.station,
+            quantity=self.quantity,
             time_h=self.time_h,
             innovation=self.innovation,
             obs_error=self.error,
+            amplitude=self.amplitude,
+            max_jitter=max_jitter,
             n_threads=threads,
         )
 
@@ -68,86 +128,165 @@ class Problem:
         return replace(
             self,
             station=self.station[rows],
+            quantity=self.quantity[rows],
             time_h=self.time_h[rows],
             innovation=self.innovation[rows],
             error=self.error[rows],
+            amplitude=self.amplitude[rows],
+        )
+
+    @property
+    def places(self) -> Places:
+        return Places(
+            self.latitude[self.station],
+            self.longitude[self.station],
+            self.station,
+            self.quantity,
+            self.time_h,
+            self.amplitude,
+        )
+
+    def predict_station(
+        self, analysis: rust_core.Analysis, rows: NDArray[Any], **options: Any
+    ) -> tuple[Array, Array]:
+        """Of the station of the rows, at the rows."""
+        return analysis.predict_station(
+            int(self.station[rows[0]]),
+            self.quantity[rows],
+            self.time_h[rows],
+            amplitude=self.amplitude[rows],
+            **options,
         )
 
 
-def problem(seed: int = 1, n_stations: int = 7, n_obs: int = 60) -> Problem:
+def problem(seed: int = 1, n_stations: int = 7, n_obs: int = 60, n_quantities: int = Q) -> Problem:
     random = np.random.default_rng(seed)
     return Problem(
         latitude=random.uniform(-80, 80, n_stations),
         longitude=random.uniform(-180, 180, n_stations) * 0.2,
         station=random.integers(0, n_stations, n_obs),
+        quantity=random.integers(0, n_quantities, n_obs),
         time_h=random.uniform(-24, 0, n_obs),
         innovation=random.normal(0, 0.15, n_obs),
         error=random.uniform(0.02, 0.06, n_obs),
+        amplitude=random.uniform(0.5, 1.5, n_obs),
     )
 
 
-def covariance(
-    terms: list[Any],
-    a: tuple[Array, Array, Array, Array],
-    b: tuple[Array, Array, Array, Array],
-    *,
-    mapped_only: bool,
-) -> Array:
-    """Prior covariance between (latitude, longitude, station, time_h) rows; stations below 0 are no station."""
-    total = np.zeros((len(a[0]), len(b[0])))
-    for spatial, temporal, sd, scale, zonal, meridional, phase in terms:
-        lag = np.abs(a[3][:, None] - b[3][None, :])
-        if temporal == "diurnal":
-            width = 2 * np.pi * phase / 24
-            in_time = np.exp(-2 * (np.sin(np.pi * lag / 24) / width) ** 2 - lag / scale)
+def covariance(terms: list[Term], a: Places, b: Places, *, mapped_only: bool) -> Array:
+    """Prior covariance, shape (a, b)."""
+    total = np.zeros((a.time_h.size, b.time_h.size))
+    for term in terms:
+        lag = np.abs(a.time_h[:, None] - b.time_h[None, :])
+        if term.temporal == "diurnal":
+            assert term.phase_scale_h is not None
+            width = 2 * np.pi * term.phase_scale_h / 24
+            in_time = np.exp(-2 * (np.sin(np.pi * lag / 24) / width) ** 2 - lag / term.time_scale_h)
         else:
-            in_time = correlation(temporal, lag / scale)
-        if spatial == "station":
-            in_space = (a[2][:, None] == b[2][None, :]) * (0.0 if mapped_only else 1.0)
+            in_time = correlation(term.temporal, lag / term.time_scale_h)
+        if not term.is_mapped:
+            in_space = (a.station[:, None] == b.station[None, :]) * (0.0 if mapped_only else 1.0)
         else:
-            in_space = correlation(spatial, distance(a[:2], b[:2], zonal, meridional))
-        total += sd**2 * in_space * in_time
+            assert term.zonal_km is not None
+            assert term.meridional_km is not None
+            places = (a.latitude, a.longitude), (b.latitude, b.longitude)
+            in_space = correlation(term.spatial, distance(*places, term.zonal_km, term.meridional_km))
+        factor = np.outer(a.amplitude, b.amplitude) if term.is_modulated else 1.0
+        total += term.between_quantities[np.ix_(a.quantity, b.quantity)] * factor * in_space * in_time
     return total
 
 
-def places(p: Problem) -> tuple[Array, Array, Array, Array]:
-    return p.latitude[p.station], p.longitude[p.station], p.station.astype(float), p.time_h
+def grid(
+    seed: int = 2, n_points: int = 300, time_h: float = 0.5, n_quantities: int = Q
+) -> tuple[Array, Array, Array, Places]:
+    """Latitude, longitude (G,), amplitude (Q, G), and the same as points of the oracle (Q G,)."""
+    random = np.random.default_rng(seed)
+    latitude, longitude = random.uniform(-90, 90, n_points), random.uniform(-180, 180, n_points)
+    amplitude = random.uniform(0.5, 1.5, (n_quantities, n_points))
+    n = n_quantities * n_points
+    points = Places(
+        np.tile(latitude, n_quantities),
+        np.tile(longitude, n_quantities),
+        np.full(n, -1),
+        np.repeat(np.arange(n_quantities), n_points),
+        np.full(n, time_h),
+        amplitude.ravel(),
+    )
+    return latitude, longitude, amplitude, points
 
 
 @pytest.mark.parametrize(
     "n_obs", [1, 60, 200]
 )  # less than, about and more than the blocks of the linear algebra
-def test_predict_matches_the_oracle(n_obs: int) -> None:
+@pytest.mark.parametrize("terms", [TERMS, LOOSE_TERMS])
+def test_predict_matches_the_oracle(n_obs: int, terms: list[Term]) -> None:
     p = problem(n_obs=n_obs)
-    random = np.random.default_rng(2)
-    latitude, longitude = random.uniform(-90, 90, 300), random.uniform(-180, 180, 300)
-    points = (latitude, longitude, np.full(300, -1.0), np.full(300, 0.5))
+    latitude, longitude, amplitude, points = grid()
     mean, cov = posterior(
-        covariance(TERMS, places(p), places(p), mapped_only=False),
-        covariance(TERMS, places(p), points, mapped_only=True),
-        covariance(TERMS, points, points, mapped_only=True),
+        covariance(terms, p.places, p.places, mapped_only=False),
+        covariance(terms, p.places, points, mapped_only=True),
+        covariance(terms, points, points, mapped_only=True),
         p.innovation,
         p.error,
     )
-    ours_mean, ours_sd = p.solve().predict(latitude, longitude, 0.5)
-    np.testing.assert_allclose(ours_mean, mean, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(ours_sd**2, np.diag(cov), rtol=0, atol=1e-9)
+    pairs = [(0, 1), (2, 0), (1, 1)]
+    ours_mean, ours_sd, ours_cov = p.solve(terms).predict_pairs(
+        latitude, longitude, 0.5, pairs, amplitude=amplitude
+    )
+    np.testing.assert_allclose(ours_mean.ravel(), mean, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours_sd.ravel() ** 2, np.diag(cov), rtol=0, atol=1e-9)
+    by_quantity = cov.reshape(Q, latitude.size, Q, latitude.size)
+    for (q, r), found in zip(pairs, ours_cov, strict=True):
+        np.testing.assert_allclose(found, np.diag(by_quantity[q, :, r]), rtol=0, atol=1e-9)
+    plain = p.solve(terms).predict(latitude, longitude, 0.5, amplitude=amplitude)
+    assert plain[0].tobytes() == ours_mean.tobytes()
+    assert plain[1].tobytes() == ours_sd.tobytes()
+
+
+def test_a_forecast_matches_the_oracle_and_relaxes_to_the_prior() -> None:
+    p = problem(14)
+    analysis = p.solve()
+    for lead_h in (1.0, 6.0, 24.0):
+        latitude, longitude, amplitude, points = grid(n_points=40, time_h=lead_h)
+        mean, cov = posterior(
+            covariance(TERMS, p.places, p.places, mapped_only=False),
+            covariance(TERMS, p.places, points, mapped_only=True),
+            covariance(TERMS, points, points, mapped_only=True),
+            p.innovation,
+            p.error,
+        )
+        ours_mean, ours_sd = analysis.predict(latitude, longitude, lead_h, amplitude=amplitude)
+        np.testing.assert_allclose(ours_mean.ravel(), mean, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(ours_sd.ravel() ** 2, np.diag(cov), rtol=0, atol=1e-9)
+    mean, sd = analysis.predict(latitude, longitude, 1e5, amplitude=amplitude)
+    np.testing.assert_allclose(mean, 0, atol=1e-12)
+    prior = np.diag(covariance(TERMS, points, points, mapped_only=True))
+    np.testing.assert_allclose(sd.ravel() ** 2, prior, rtol=1e-12)
 
 
 def test_predict_station_evidence_and_residual_match_the_oracle() -> None:
     p = problem()
-    times = np.array([-30.0, -5.0, 0.0, 6.0])
-    target = (np.full(4, p.latitude[3]), np.full(4, p.longitude[3]), np.full(4, 3.0), times)
-    prior = covariance(TERMS, places(p), places(p), mapped_only=False)
+    n = 6
+    target = Places(
+        np.full(n, p.latitude[3]),
+        np.full(n, p.longitude[3]),
+        np.full(n, 3),
+        np.array([0, 0, 1, 1, 2, 2]),
+        np.array([-30.0, -5.0, 0.0, 6.0, -1.0, 2.0]),
+        np.linspace(0.6, 1.4, n),
+    )
+    prior = covariance(TERMS, p.places, p.places, mapped_only=False)
     mean, cov = posterior(
         prior,
-        covariance(TERMS, places(p), target, mapped_only=False),
+        covariance(TERMS, p.places, target, mapped_only=False),
         covariance(TERMS, target, target, mapped_only=False),
         p.innovation,
         p.error,
     )
     analysis = p.solve()
-    ours_mean, ours_sd = analysis.predict_station(3, times)
+    ours_mean, ours_sd = analysis.predict_station(
+        3, target.quantity, target.time_h, amplitude=target.amplitude
+    )
     np.testing.assert_allclose(ours_mean, mean, atol=1e-9)
     np.testing.assert_allclose(ours_sd**2, np.diag(cov), atol=1e-9)
     total = prior + np.diag(p.error**2)
@@ -159,40 +298,41 @@ def test_predict_station_evidence_and_residual_match_the_oracle() -> None:
     )
     assert analysis.log_evidence == pytest.approx(evidence, rel=1e-9)
     assert analysis.chi2 == pytest.approx(p.innovation @ alpha / p.innovation.size, rel=1e-9)
+    assert analysis.jitter == 0.0
 
 
-def test_leave_one_out_equals_refits() -> None:
+@pytest.mark.parametrize("terms", [TERMS, LOOSE_TERMS])
+def test_leave_one_out_equals_refits(terms: list[Term]) -> None:
     p = problem(3, n_obs=140)
-    residual, variance = p.solve().leave_one_out()
+    residual, variance = p.solve(terms).leave_one_out()
     for i in range(p.innovation.size):
-        refit = p.keep(np.arange(p.innovation.size) != i).solve()
-        mean, sd = refit.predict_station(int(p.station[i]), p.time_h[i : i + 1])
+        refit = p.keep(np.arange(p.innovation.size) != i).solve(terms)
+        mean, sd = p.predict_station(refit, np.array([i]))
         assert residual[i] == pytest.approx(p.innovation[i] - mean[0], abs=1e-8)
         assert variance[i] == pytest.approx(sd[0] ** 2 + p.error[i] ** 2, abs=1e-8)
 
 
-def test_leave_station_out_equals_refits_with_the_station_specific_innovation() -> None:
+@pytest.mark.parametrize("terms", [TERMS, LOOSE_TERMS])
+def test_leave_station_out_equals_refits_with_the_station_specific_innovation(terms: list[Term]) -> None:
     p = problem(4)
-    analysis = p.solve()
-    times = np.array([-3.0, 0.0, 2.0])
+    analysis = p.solve(terms)
     for station in range(p.latitude.size):
         own = p.innovation + 0.01 * station  # the background made without this station
         rows, residual, cov = analysis.leave_station_out(station, own)
         np.testing.assert_array_equal(rows, np.flatnonzero(p.station == station))
-        refit = replace(p, innovation=own).keep(p.station != station).solve()
-        mean, sd = refit.predict_station(station, p.time_h[rows])
+        refit = replace(p, innovation=own).keep(p.station != station).solve(terms)
+        mean, sd = p.predict_station(refit, rows)
         np.testing.assert_allclose(residual, own[rows] - mean, atol=1e-8)
         np.testing.assert_allclose(np.diag(cov), sd**2 + p.error[rows] ** 2, atol=1e-8)
-        expected = refit.predict_station(station, times)
-        held = analysis.predict_station(station, times, is_held_out=True, innovation=own)
-        np.testing.assert_allclose(held[0], expected[0], atol=1e-8)
-        np.testing.assert_allclose(held[1], expected[1], atol=1e-8)
+        held = p.predict_station(analysis, rows, is_held_out=True, innovation=own)
+        np.testing.assert_allclose(held[0], mean, atol=1e-8)
+        np.testing.assert_allclose(held[1], sd, atol=1e-8)
 
 
 def test_station_information_equals_its_definition() -> None:
     p = problem(5)
     degrees, gain = p.solve().station_information()
-    total = covariance(TERMS, places(p), places(p), mapped_only=False) + np.diag(p.error**2)
+    total = covariance(TERMS, p.places, p.places, mapped_only=False) + np.diag(p.error**2)
     inverse = np.linalg.inv(total)
     for station in range(p.latitude.size):
         own = np.flatnonzero(p.station == station)
@@ -207,17 +347,61 @@ def test_station_information_equals_its_definition() -> None:
         assert gain[station] == pytest.approx(expected, abs=1e-8)
 
 
-def field_at_own_stations(p: Problem, terms: list[Any]) -> tuple[Array, Array]:
-    return p.solve(terms).predict(p.latitude, p.longitude, 0.0)
+def test_uncorrelated_quantities_do_not_know_of_each_other() -> None:
+    p = problem(15)
+    latitude, longitude, amplitude, _ = grid(n_points=50)
+    apart = [replace(term, correlation=None) for term in TERMS]
+    mean, sd = p.solve(apart).predict(latitude, longitude, 0.0, amplitude=amplitude)
+    for number in range(Q):
+        one = p.keep(p.quantity == number)
+        one = replace(one, quantity=np.zeros(one.station.size, dtype=np.int64))
+        terms = [replace(term, sd=term.sd[number : number + 1]) for term in apart]
+        own = one.solve(terms).predict(latitude, longitude, 0.0, amplitude=amplitude[number : number + 1])
+        np.testing.assert_allclose(mean[number], own[0][0], atol=1e-12)
+        np.testing.assert_allclose(sd[number], own[1][0], atol=1e-12)
+    moved = replace(p, innovation=p.innovation + (p.quantity == 1))
+    again, _ = moved.solve(apart).predict(latitude, longitude, 0.0, amplitude=amplitude)
+    assert again[[0, 2]].tobytes() == mean[[0, 2]].tobytes()
+
+
+def test_a_correlated_quantity_is_known_where_only_the_other_is_observed() -> None:
+    p = problem(16)
+    p = p.keep(p.quantity == 0)
+    latitude, longitude, *_ = grid(n_points=20)
+    linked = [replace(TERMS[0], correlation=((1.0, -0.9, 0.0), (-0.9, 1.0, 0.0), (0.0, 0.0, 1.0)))]
+    mean, sd = p.solve(linked).predict(latitude, longitude, 0.0)
+    np.testing.assert_allclose(mean[1], -0.9 * TERMS[0].sd[1] / TERMS[0].sd[0] * mean[0], atol=1e-12)
+    assert np.all(sd[1] <= TERMS[0].sd[1] + 1e-12)
+    np.testing.assert_array_equal(mean[2], 0)
+    np.testing.assert_allclose(sd[2], TERMS[0].sd[2], rtol=1e-12)
+
+
+def test_the_amplitude_scales_prior_and_increment() -> None:
+    p = problem(17)
+    latitude, longitude, *_ = grid(n_points=20)
+    half = np.full((Q, 20), 0.5)
+    p = replace(p, amplitude=np.ones(p.station.size))
+    mean, sd = p.solve(TERMS[:1]).predict(latitude, longitude, 0.0)
+    small_mean, small_sd = p.solve(TERMS[:1]).predict(latitude, longitude, 0.0, amplitude=half)
+    np.testing.assert_allclose(small_mean, 0.5 * mean, atol=1e-12)
+    np.testing.assert_allclose(small_sd, 0.5 * sd, atol=1e-12)
+
+
+def field_at_own_stations(p: Problem, terms: list[Term]) -> tuple[Array, Array]:
+    """Of the first quantity."""
+    mean, sd = p.solve(terms).predict(p.latitude, p.longitude, 0.0)
+    return mean[0], sd[0]
 
 
 def test_exact_observations_are_reproduced() -> None:
     p = replace(
         problem(6),
         station=np.arange(7),
+        quantity=np.zeros(7, dtype=np.int64),
         time_h=np.zeros(7),
         innovation=np.linspace(-0.2, 0.2, 7),
         error=np.zeros(7),
+        amplitude=np.ones(7),
     )
     mean, sd = field_at_own_stations(p, TERMS[:1])
     np.testing.assert_allclose(mean, p.innovation, atol=1e-9)
@@ -234,7 +418,9 @@ def test_worthless_observations_leave_the_prior() -> None:
 
 def test_infinite_lengths_make_one_weighted_mean() -> None:
     p = problem(8)
-    terms = [("matern32", "ou", 10.0, float("inf"), float("inf"), float("inf"), None)]
+    p = replace(p, quantity=np.zeros_like(p.quantity))
+    infinite = float("inf")
+    terms = [Term("matern32", "ou", (10.0,), infinite, infinite, infinite)]
     mean, _ = field_at_own_stations(p, terms)
     weights = p.error**-2
     np.testing.assert_allclose(mean, np.average(p.innovation, weights=weights), atol=1e-4)
@@ -244,19 +430,20 @@ def test_no_observations_give_the_prior() -> None:
     analysis = problem().keep(np.zeros(60, dtype=bool)).solve()
     mean, sd = analysis.predict(np.array([0.0, 90.0]), np.array([0.0, 0.0]), 0.0)
     np.testing.assert_array_equal(mean, 0)
-    np.testing.assert_allclose(sd, np.sqrt(sum(t[2] ** 2 for t in TERMS[:4])), rtol=1e-12)
+    prior = np.sum([np.square(term.sd) for term in TERMS[:4]], axis=0)
+    np.testing.assert_allclose(sd, np.sqrt(prior)[:, None] * np.ones(2), rtol=1e-12)
     assert np.isnan(analysis.chi2)
 
 
-def test_the_thread_count_changes_no_bit() -> None:
+@pytest.mark.parametrize("terms", [TERMS, LOOSE_TERMS])
+def test_the_thread_count_changes_no_bit(terms: list[Term]) -> None:
     p = problem(9, n_stations=40, n_obs=500)
     random = np.random.default_rng(3)
     latitude, longitude = random.uniform(-90, 90, 2000), random.uniform(-180, 180, 2000)
-    one, many = p.solve(threads=1), p.solve(threads=5)
+    one, many = p.solve(terms, threads=1), p.solve(terms, threads=5)
     assert one.alpha().tobytes() == many.alpha().tobytes()
-    for a, b in zip(
-        one.predict(latitude, longitude, 0.0), many.predict(latitude, longitude, 0.0), strict=True
-    ):
+    points = latitude, longitude, 0.0, [(0, 1)]
+    for a, b in zip(one.predict_pairs(*points), many.predict_pairs(*points), strict=True):
         assert a.tobytes() == b.tobytes()
     for a, b in zip(one.leave_station_out(2), many.leave_station_out(2), strict=True):
         assert a.tobytes() == b.tobytes()
@@ -326,14 +513,19 @@ def test_every_term_is_positive_definite_on_the_sphere(seed: int, zonal: float, 
     sphere = np.degrees(np.arcsin(random.uniform(-1, 1, n))), random.uniform(-180, 180, n)
     for kind in ("matern32", "matern52", "gaussian"):
         rust_core.Analysis(
-            build_terms([(kind, "ou", 1.0, 1.0, zonal, zonal * ratio, None)]),
+            [Term(kind, "ou", (1.0,), 1.0, zonal, zonal * ratio).build()],
             station_latitude_deg=sphere[0],
             station_longitude_deg=sphere[1],
             station=np.arange(n),
+            quantity=np.zeros(n, dtype=np.int64),
             time_h=np.zeros(n),
             innovation=np.zeros(n),
             obs_error=np.full(n, 1e-5),
         )
+
+
+def prior_of(p: Problem) -> Array:
+    return covariance(TERMS, p.places, p.places, mapped_only=False)
 
 
 def test_duplicates_without_error_name_the_pair() -> None:
@@ -341,13 +533,20 @@ def test_duplicates_without_error_name_the_pair() -> None:
     p = replace(
         p,
         station=np.array([0, 1, 2, 1, 3, 4]),
+        quantity=np.ones(6, dtype=np.int64),
+        amplitude=np.ones(6),
         time_h=np.array([-1.0, -2.0, -3.0, -2.0, -4.0, -5.0]),
         error=np.zeros(6),
     )
     with pytest.raises(
-        ValueError, match=r"observations 1 \(station 1, time_h -2.*and 3 \(station 1.*duplicates"
+        ValueError, match=r"observations 1 \(station 1, quantity 1, time_h -2.*and 3 \(station 1.*duplicates"
     ):
         p.solve()
+    # A cycle survives it, and says by how much the errors were raised.
+    survived = p.solve(max_jitter=1e-6)
+    assert 0 < survived.jitter <= 1e-6
+    raised = replace(p, error=np.sqrt(survived.jitter * np.diag(prior_of(p))))
+    np.testing.assert_allclose(survived.alpha(), raised.solve().alpha(), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -355,6 +554,9 @@ def test_duplicates_without_error_name_the_pair() -> None:
     [
         ({"station": np.array([0, 99])}, "station must lie in 0..7, got 99"),
         ({"station": np.array([0, -1])}, "station must not be negative, got -1"),
+        ({"quantity": np.array([0, 3])}, "quantity must lie in 0..3, got 3"),
+        ({"quantity": np.array([0])}, "quantity must have the length of station, 2, got 1"),
+        ({"amplitude": np.array([1.0, -1.0])}, "amplitude must not be negative, got -1"),
         ({"error": np.array([0.1, -0.2])}, "obs_error must not be negative, got -0.2"),
         ({"innovation": np.array([0.1, np.nan])}, "innovation must be finite, got NaN at index 1"),
         ({"time_h": np.array([0.1])}, "time_h must have the length of station, 2, got 1"),
@@ -368,44 +570,69 @@ def test_faulty_arguments_are_named(change: dict[str, Any], message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("change", "message"),
     [
-        (("cubic", "ou", 0.1, 3.0, 100.0, 100.0, None), 'spatial must be .*, got "cubic"'),
-        (("station", "weekly", 0.1, 3.0, None, None, None), 'temporal must be .*, got "weekly"'),
-        (("gaussian", "ou", 0.1, 3.0, None, 100.0, None), "zonal_km is needed"),
+        ({"spatial": "cubic"}, 'spatial must be .*, got "cubic"'),
+        ({"temporal": "weekly"}, 'temporal must be .*, got "weekly"'),
+        ({"zonal_km": None}, "zonal_km is needed"),
+        ({"zonal_km": 900.0}, "meridional_km must not exceed zonal_km = 900, got 1000"),
+        ({"sd": (0.1, -0.1)}, "sd must be zero or more, got -0.1"),
+        ({"sd": ()}, "sd must have one value per quantity, got none"),
+        ({"time_scale_h": 0.0}, "time_scale_h must be positive, got 0"),
+        ({"temporal": "diurnal"}, "phase_scale_h is needed"),
+        ({"correlation": ((1.0, 0.2), (0.2, 1.0))}, r"correlation must have shape \(3, 3\).*got \(2, 2\)"),
         (
-            ("gaussian", "ou", 0.1, 3.0, 100.0, 200.0, None),
-            "meridional_km must not exceed zonal_km = 100, got 200",
+            {"correlation": ((1.0, 0.2, 0.0), (0.1, 1.0, 0.0), (0.0, 0.0, 1.0))},
+            r"symmetric.*got 0.1 at \(1, 0\) and 0.2",
         ),
-        (("station", "ou", -0.1, 3.0, None, None, None), "sd must be zero or more, got -0.1"),
-        (("station", "ou", 0.1, 0.0, None, None, None), "time_scale_h must be positive, got 0"),
-        (("station", "diurnal", 0.1, 9.0, None, None, None), "phase_scale_h is needed"),
+        ({"correlation": ((2.0, 0, 0), (0, 1, 0), (0, 0, 1))}, r"ones on its diagonal, got 2 at \(0, 0\)"),
+        (
+            {"correlation": ((1.0, 0.9, -0.9), (0.9, 1.0, 0.9), (-0.9, 0.9, 1.0))},
+            "positive semidefinite: .*smallest eigenvalue -0.8",
+        ),
     ],
 )
-def test_faulty_terms_are_named(row: tuple[Any, ...], message: str) -> None:
+def test_faulty_terms_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_terms([row])
+        replace(TERMS[0], **change).build()
+
+
+def test_faulty_points_are_named() -> None:
+    p = problem(18)
+    with pytest.raises(ValueError, match="every term must have sd for the same quantities, got 3 and 1"):
+        p.solve([TERMS[0], alone(TERMS[1])])
+    analysis = p.solve()
+    here = np.zeros(2)
+    with pytest.raises(ValueError, match=r"amplitude must have shape \(3, 2\), got \(2, 2\)"):
+        analysis.predict(here, here, 0.0, amplitude=np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"pairs must name quantities in 0..3, got \(0, 3\)"):
+        analysis.predict_pairs(here, here, 0.0, [(0, 3)])
+    with pytest.raises(ValueError, match=r"quantity must lie in 0\.\.3, got 5"):
+        analysis.predict_station(0, np.array([5]), np.zeros(1))
+    with pytest.raises(ValueError, match="quantity must have the length of time_h, 1, got 2"):
+        analysis.predict_station(0, np.array([0, 0]), np.zeros(1))
 
 
 # --- quality control ----------------------------------------------------------------------------------------
 
-TWIN_TERMS = [TERMS[0], TERMS[2]]
+TWIN_TERMS = [alone(TERMS[0]), alone(TERMS[2])]
 
 
-def screen(p: Problem, value: Array | None = None, **limits: float) -> tuple[list[str], Array]:
-    options = {
-        "minimum": 0.0,
-        "maximum": 100.0,
+def screen(p: Problem, value: Array | None = None, **limits: Any) -> tuple[list[str], Array]:
+    options: dict[str, Any] = {
+        "minimum": [0.0],
+        "maximum": [100.0],
         "background_sd": 5.0,
         "buddy_sd": 4.0,
         "full_weight_sd": 2.0,
         **limits,
     }
     return rust_core.screen_observations(
-        build_terms(TWIN_TERMS),
+        [term.build() for term in TWIN_TERMS],
         station_latitude_deg=p.latitude,
         station_longitude_deg=p.longitude,
         station=p.station,
+        quantity=p.quantity,
         time_h=p.time_h,
         value=np.full(p.station.size, 5.0) if value is None else value,
         innovation=p.innovation,
@@ -422,16 +649,23 @@ def twin(seed: int) -> tuple[Problem, Problem, NDArray[np.bool_], Array, tuple[A
     station = np.tile(np.arange(n), 13)
     time_h = np.repeat(np.arange(-6.0, 0.1, 0.5), n)
     points = random.uniform(35, 55, 200), random.uniform(-10, 30, 200)
-    rows = (latitude[station], longitude[station], station.astype(float), time_h)
-    everything = tuple(
-        np.concatenate([a, b])
-        for a, b in zip(rows, (*points, np.full(200, -1.0), np.zeros(200)), strict=True)
-    )
-    prior = covariance(TWIN_TERMS, everything, everything, mapped_only=False)  # type: ignore[arg-type]
-    truth = np.linalg.cholesky(prior + 1e-10 * np.eye(len(prior))) @ random.normal(size=len(prior))
     m = station.size
-    error = np.full(m, 0.03)
-    clean = Problem(latitude, longitude, station, time_h, truth[:m] + random.normal(0, 0.03, m), error)
+    everything = Places(
+        np.concatenate([latitude[station], points[0]]),
+        np.concatenate([longitude[station], points[1]]),
+        np.concatenate([station, np.full(200, -1)]),
+        np.zeros(m + 200, dtype=np.int64),
+        np.concatenate([time_h, np.zeros(200)]),
+        np.ones(m + 200),
+    )
+    prior = covariance(TWIN_TERMS, everything, everything, mapped_only=False)
+    truth = np.linalg.cholesky(prior + 1e-10 * np.eye(len(prior))) @ random.normal(size=len(prior))
+    clean = Problem(
+        *(latitude, longitude, station, np.zeros(m, dtype=np.int64), time_h),
+        innovation=truth[:m] + random.normal(0, 0.03, m),
+        error=np.full(m, 0.03),
+        amplitude=np.ones(m),
+    )
     is_gross = random.uniform(size=m) < 0.15
     gross = np.where(is_gross, random.choice([-1, 1], m) * random.uniform(0.2, 0.8, m), 0.0)
     return clean, replace(clean, innovation=clean.innovation + gross), is_gross, truth[m:], points
@@ -451,7 +685,7 @@ def test_the_robust_analysis_withstands_gross_errors() -> None:
         )
         for name, p in (("clean", clean), ("plain", spoiled), ("robust", robust)):
             mean, _ = p.solve(TWIN_TERMS).predict(*points, 0.0)
-            squares[name].append(float(np.mean((mean - truth) ** 2)))
+            squares[name].append(float(np.mean((mean[0] - truth) ** 2)))
     rmse = {name: np.sqrt(np.mean(values)) for name, values in squares.items()}
     assert rmse["robust"] < 0.7 * rmse["plain"]
     assert rmse["robust"] < 1.15 * rmse["clean"]
@@ -467,7 +701,7 @@ def test_flags_come_in_order_and_clean_data_pass() -> None:
     innovation[100] += 0.4
     value = np.full(innovation.size, 5.0)
     value[200], innovation[200] = 0.0, -np.inf
-    flags, _ = screen(replace(clean, innovation=innovation), value, minimum=0.5)
+    flags, _ = screen(replace(clean, innovation=innovation), value, minimum=[0.5])
     assert (flags[0], flags[100], flags[200]) == ("background_check", "buddy_check", "physical_limits")
 
 

@@ -65,6 +65,7 @@ def ionograms(
                     "fof2_mhz": state.fof2_mhz * factor * np.exp(random.normal(0, 0.02, times.size)),
                     "hmf2_km": state.hmf2_km + 5.0 + random.normal(0, 4.0, times.size),
                     "m3000f2": state.m3000f2 * np.exp(random.normal(0, 0.02, times.size)),
+                    "b0_km": state.b0_km * np.exp(random.normal(0, 0.05, times.size)),
                 }
             )
         )
@@ -133,6 +134,7 @@ def test_the_analysis_moves_from_the_background_to_the_observations() -> None:
         column(far, "fof2_mhz_sd") / column(far, "fof2_mhz")
         > 2 * column(result.analysis, "fof2_mhz_sd") / analysed
     )
+    np.testing.assert_array_equal(column(result.analysis, "b0_background_km") > 0, True)
     muf = column(result.analysis, "fof2_mhz") * column(result.analysis, "m3000f2")
     np.testing.assert_allclose(column(result.analysis, "muf3000_mhz"), muf, rtol=1e-12)
 
@@ -225,7 +227,7 @@ def test_poles_date_line_and_the_end_of_the_year(valid_time: datetime) -> None:
     everything = pd.concat([observations, twin], ignore_index=True)
     result = cycle(everything, valid_time=valid_time, available_until=valid_time, grid=Grid.globe(15.0))
     assert result.analysis is not None
-    for name in ("fof2_mhz", "fof2_mhz_sd", "hmf2_km", "hmf2_km_sd", "m3000f2", "muf3000_mhz"):
+    for name in ("fof2_mhz", "fof2_mhz_sd", "hmf2_km", "hmf2_km_sd", "m3000f2", "b0_km", "muf3000_mhz"):
         values = column(result.analysis, name)
         assert np.all(np.isfinite(values) & (values > 0))
     distance = column(result.verification, "distance_to_nearest_km", quantity="fof2_mhz", sounder_id="CCC3W")
@@ -343,7 +345,7 @@ def test_persistence_is_the_same_station_a_day_earlier() -> None:
     rows = result.verification.to_pandas().query("quantity == 'fof2_mhz'")
     expected = [at[(row.sounder_id, row.observed_at - pd.Timedelta(hours=24))] for row in rows.itertuples()]
     np.testing.assert_array_equal(rows["persistence_24h_value"], expected)
-    assert cycle(ionograms(3.0)).verification["persistence_24h_value"].null_count == len(PLACES) * 3
+    assert cycle(ionograms(3.0)).verification["persistence_24h_value"].null_count == len(PLACES) * 4
 
 
 def test_history_beyond_the_lookback_changes_nothing() -> None:
@@ -369,6 +371,84 @@ def test_grids_cover_the_globe_and_cross_the_date_line() -> None:
         Grid.box(60.0, 0.0, 50.0, 10.0, 1.0)
 
 
+def with_correlation(**change: Any) -> KernelConfig:
+    kernel = load_kernel_config()
+    weather = kernel.terms[0].model_copy(update=change)
+    return kernel.model_copy(update={"terms": (weather, *kernel.terms[1:])})
+
+
+def test_muf_has_the_covariance_of_its_factors() -> None:
+    """Var(a + b) = Var a + Var b + 2 Cov(a, b): an anticorrelation makes MUF(3000) surer than its factors."""
+    observations = ionograms(3.0)
+    sd = {}
+    for value in (-0.8, 0.0, 0.8):
+        kernel = with_correlation(correlation={"fof2_mhz m3000f2": value})
+        analysis = cycle(observations, kernel=kernel, grid=SMALL).analysis
+        assert analysis is not None
+        frame = analysis.to_pandas()
+        sd[value] = np.sqrt(np.log1p((frame["muf3000_mhz_sd"] / frame["muf3000_mhz"]) ** 2))
+        parts = [np.log1p((frame[f"{name}_sd"] / frame[name]) ** 2) for name in ("fof2_mhz", "m3000f2")]
+        if value == 0.0:
+            # sd is of the log-normal about its mean, so the ratio to the median holds to a few thousandths only.
+            np.testing.assert_allclose(sd[value], np.sqrt(sum(parts)), rtol=0.01)
+    # Where no station is near; observations of both leave their own correlation.
+    assert np.all(sd[-0.8][:4] < 0.9 * sd[0.0][:4])
+    assert np.all(sd[0.8][:4] > 1.1 * sd[0.0][:4])
+
+
+def test_a_height_alone_moves_a_correlated_critical_frequency() -> None:
+    observations = ionograms(3.0)
+    observations["hmf2_km"] += 30.0 * (observations["sounder_id"] == "CCC03")
+    is_local = observations["sounder_id"] == "CCC03"
+    observations.loc[is_local, "fof2_mhz"] = np.nan
+    here = Grid.box(38.0, 23.5, 38.5, 24.0, 1.0)
+    linked = with_correlation(correlation={"fof2_mhz hmf2_km": -0.8})
+    fof2 = []
+    for kernel in (load_kernel_config(), linked):
+        analysis = cycle(observations, kernel=kernel, grid=here).analysis
+        assert analysis is not None
+        fof2.append(column(analysis, "fof2_mhz")[0])
+    assert fof2[1] < 0.97 * fof2[0]
+
+
+def test_the_amplitude_scales_the_prior_of_modulated_terms() -> None:
+    kernel = with_correlation(is_modulated=True)
+    rows = [[1.0] * 8 for _ in kernel.amplitude.latitude_deg]
+    rows[3] = [0.5] * 8  # at 45 degrees
+    factor = kernel.amplitude.factor.model_copy(update={"fof2_mhz": tuple(map(tuple, rows))})
+    modulated = kernel.model_copy(
+        update={"amplitude": kernel.amplitude.model_copy(update={"factor": factor})}
+    )
+    none = ionograms().iloc[:0]
+    plain, smaller = (
+        cycle(none, kernel=k, grid=Grid.globe(15.0)).analysis for k in (load_kernel_config(), modulated)
+    )
+    assert plain is not None
+    assert smaller is not None
+    ratio = column(smaller, "fof2_mhz_sd") / column(plain, "fof2_mhz_sd")
+    assert ratio.min() < 0.75
+    assert ratio.max() == pytest.approx(1.0)
+    np.testing.assert_array_equal(column(smaller, "hmf2_km_sd"), column(plain, "hmf2_km_sd"))
+
+
+def test_a_covariance_without_errors_is_survived_and_recorded() -> None:
+    """The same ionogram under two ids with errors that vanish in the rounding: S is singular."""
+    observations = ionograms(1.0)
+    again = observations.assign(observation_id="again-" + observations["observation_id"])
+    kernel = load_kernel_config()
+    tiny = kernel.hmf2_km.obs_error.model_copy(update={"high": 1e-9})
+    hmf2 = kernel.hmf2_km.model_copy(update={"obs_error": tiny})
+    result = cycle(
+        pd.concat([observations, again], ignore_index=True),
+        kernel=kernel.model_copy(update={"hmf2_km": hmf2}),
+        grid=SMALL,
+    )
+    assert 0 < result.metadata["jitter"] <= 1e-6
+    assert result.analysis is not None
+    assert np.isfinite(column(result.analysis, "hmf2_km")).all()
+    assert cycle(observations).metadata["jitter"] == 0.0
+
+
 # --- the configuration ------------------------------------------------------------------------------------------
 
 
@@ -387,8 +467,30 @@ def altered(folder: Path, old: str, new: str) -> Path:
     [
         ("[quality]", "[quality]\nbuddy = 3", "quality.buddy: Extra inputs are not permitted"),
         ("buddy_sd", "# buddy_sd", "quality.buddy_sd: Field required"),
-        ('spatial = "matern52"', 'spatial = "cubic"', "fof2_mhz.terms.0.spatial"),
-        ("zonal_km", "# zonal_km", "fof2_mhz.terms.0.*zonal_km is needed"),
+        ('spatial = "matern52"', 'spatial = "cubic"', "terms.0.spatial"),
+        ("zonal_km", "# zonal_km", "terms.0.*zonal_km is needed"),
+        ("sd = { fof2_mhz = 0.17, ", "sd = { ", "terms.0.sd.fof2_mhz: Field required"),
+        (
+            "sd = { fof2",
+            'correlation = { "fof2_mhz b0" = 0.1 }\nsd = { fof2',
+            "terms.0.correlation.*'fof2_mhz b0' does not name two of fof2_mhz, hmf2_km",
+        ),
+        (
+            "sd = { fof2",
+            'correlation = { "fof2_mhz b0_km" = 0.9, "hmf2_km b0_km" = 0.9, "fof2_mhz hmf2_km" = -0.9 }\n'
+            "sd = { fof2",
+            "terms.0.*positive semidefinite",
+        ),
+        (
+            "latitude_deg = [0.0, 15.0",
+            "latitude_deg = [15.0, 0.0",
+            "amplitude.*latitude_deg must rise from 0 to 90",
+        ),
+        (
+            "local_time_h = [0.0, ",
+            "local_time_h = [",
+            "amplitude.*factor.fof2_mhz must have 7 rows of 7 factors",
+        ),
         ("[window]", "[window", "is not a TOML file"),
     ],
 )

@@ -1,7 +1,7 @@
-//! The exact space-time Gaussian-process analysis of one quantity, solved in observation space.
+//! The exact space-time Gaussian-process analysis of several quantities at once, solved in observation space.
 //!
 //! With innovations `d`, background covariance `B`, observation error variances `R` and the observation
-//! operator `H` (the value at a station and time):
+//! operator `H` (the value of a quantity at a station and time):
 //! `S = H B H' + R = L L'`, `C = S^-1`, `alpha = C d`; mean `b(x)' alpha`, variance `B(x,x) - |L^-1 b(x)|^2`.
 //! Rasmussen and Williams (2006), algorithm 2.1; leave-out formulas from their section 5.4.2, by blocks.
 
@@ -9,263 +9,69 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::arguments::thread_pool;
-use crate::covariance::{Embedded, Term};
+use crate::covariance::Term;
 use crate::error::{KernelError, Result};
-use crate::linalg::{Cholesky, Matrix, dot};
+use crate::linalg::{BlockCholesky, Cholesky, Matrix, dot};
+use crate::network::{Network, Rows, Site, check_finite, check_length, check_places, invalid};
 
 /// Grid points that one thread works on at a time: fixed, because the blocking decides the rounding.
 const BLOCK_POINTS: usize = 256;
-/// A squared pivot below this fraction of its variance has lost all its digits to cancellation.
-const RELATIVE_PIVOT_MINIMUM: f64 = 1e-13;
-
-/// Stations and the covariance between them.
-pub struct Network {
-    terms: Vec<Term>,
-    /// Per term, the stations in its metric.
-    places: Vec<Vec<Embedded>>,
-    /// Per term, variance times spatial correlation between stations, shape (S, S).
-    between_stations: Vec<Matrix>,
-    n_stations: usize,
-}
-
-fn check_finite(name: &str, values: &[f64]) -> Result<()> {
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => Err(KernelError::InvalidArgument(format!(
-            "{name} must be finite, got {} at index {index}",
-            values[index]
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn check_length(name: &str, length: usize, expected: usize, of: &str) -> Result<()> {
-    if length == expected {
-        Ok(())
-    } else {
-        Err(KernelError::InvalidArgument(format!(
-            "{name} must have the length of {of}, {expected}, got {length}"
-        )))
-    }
-}
-
-fn check_places(latitude_deg: &[f64], longitude_deg: &[f64], what: &str) -> Result<()> {
-    let latitude_name = format!("{what}latitude_deg");
-    let longitude_name = format!("{what}longitude_deg");
-    check_length(
-        &longitude_name,
-        longitude_deg.len(),
-        latitude_deg.len(),
-        &latitude_name,
-    )?;
-    check_finite(&latitude_name, latitude_deg)?;
-    check_finite(&longitude_name, longitude_deg)?;
-    match latitude_deg.iter().find(|value| value.abs() > 90.0) {
-        Some(value) => Err(KernelError::InvalidArgument(format!(
-            "{latitude_name} must lie in -90..90, got {value}"
-        ))),
-        None => Ok(()),
-    }
-}
-
-impl Network {
-    /// Stations at magnetic (quasi-dipole) coordinates in degrees.
-    pub fn new(terms: Vec<Term>, latitude_deg: &[f64], longitude_deg: &[f64]) -> Result<Self> {
-        if terms.is_empty() {
-            return Err(KernelError::InvalidArgument(
-                "terms must hold at least one covariance term".to_string(),
-            ));
-        }
-        check_places(latitude_deg, longitude_deg, "station_")?;
-        let n_stations = latitude_deg.len();
-        let places: Vec<Vec<Embedded>> = terms
-            .iter()
-            .map(|term| {
-                latitude_deg
-                    .iter()
-                    .zip(longitude_deg)
-                    .map(|(&latitude, &longitude)| term.embed(latitude, longitude))
-                    .collect()
-            })
-            .collect();
-        let between_stations = terms
-            .iter()
-            .zip(&places)
-            .map(|(term, place)| {
-                let mut matrix = Matrix::zeros(n_stations, n_stations);
-                for i in 0..n_stations {
-                    for j in 0..n_stations {
-                        let correlation = if i == j {
-                            1.0
-                        } else {
-                            term.spatial_correlation(&place[i], &place[j])
-                        };
-                        matrix.set(i, j, term.variance() * correlation);
-                    }
-                }
-                matrix
-            })
-            .collect();
-        Ok(Self {
-            terms,
-            places,
-            between_stations,
-            n_stations,
-        })
-    }
-
-    /// Prior variance of an observation without its error: all terms.
-    pub fn prior_variance(&self) -> f64 {
-        self.terms.iter().map(Term::variance).sum()
-    }
-
-    /// Covariance of the values at two stations and times.
-    fn between(&self, a: usize, time_a_h: f64, b: usize, time_b_h: f64) -> f64 {
-        self.terms
-            .iter()
-            .zip(&self.between_stations)
-            .map(|(term, matrix)| {
-                let spatial = matrix.get(a, b);
-                if spatial == 0.0 {
-                    0.0
-                } else {
-                    spatial * term.temporal_correlation(time_a_h - time_b_h)
-                }
-            })
-            .sum()
-    }
-
-    /// Covariance between rows and targets, shape (rows, targets).
-    fn cross_covariance(&self, rows: &Rows, station: &[usize], time_h: &[f64]) -> Matrix {
-        Matrix::from_columns(rows.len(), station.len(), |j, column| {
-            for (i, element) in column.iter_mut().enumerate() {
-                *element = self.between(rows.station[i], rows.time_h[i], station[j], time_h[j]);
-            }
-        })
-    }
-}
-
-/// What was observed: one row per observation.
-#[derive(Clone, Debug, Default)]
-pub struct Rows {
-    /// Index of the station in the network.
-    pub station: Vec<usize>,
-    pub time_h: Vec<f64>,
-    /// Observation minus background.
-    pub innovation: Vec<f64>,
-    /// One standard deviation.
-    pub obs_error: Vec<f64>,
-}
-
-impl Rows {
-    pub fn len(&self) -> usize {
-        self.station.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.station.is_empty()
-    }
-
-    pub fn check(&self, network: &Network) -> Result<()> {
-        let m = self.len();
-        check_length("time_h", self.time_h.len(), m, "station")?;
-        check_length("innovation", self.innovation.len(), m, "station")?;
-        check_length("obs_error", self.obs_error.len(), m, "station")?;
-        check_finite("time_h", &self.time_h)?;
-        check_finite("innovation", &self.innovation)?;
-        check_finite("obs_error", &self.obs_error)?;
-        if let Some(value) = self.obs_error.iter().find(|value| **value < 0.0) {
-            return Err(KernelError::InvalidArgument(format!(
-                "obs_error must not be negative, got {value}"
-            )));
-        }
-        if let Some(value) = self.station.iter().find(|s| **s >= network.n_stations) {
-            return Err(KernelError::InvalidArgument(format!(
-                "station must lie in 0..{}, got {value}",
-                network.n_stations
-            )));
-        }
-        Ok(())
-    }
-
-    /// The innovation covariance S, shape (m, m).
-    pub fn innovation_covariance(&self, network: &Network) -> Matrix {
-        let mut matrix = network.cross_covariance(self, &self.station, &self.time_h);
-        for (i, error) in self.obs_error.iter().enumerate() {
-            let diagonal = matrix.get(i, i) + error * error;
-            matrix.set(i, i, diagonal);
-        }
-        matrix
-    }
-
-    /// Factor of S; when S is not positive definite the error names the most correlated pair of observations.
-    pub fn factorize(&self, covariance: Matrix) -> Result<Cholesky> {
-        let diagonal: Vec<f64> = (0..self.len()).map(|i| covariance.get(i, i)).collect();
-        let factor = Cholesky::new(covariance.clone());
-        let is_sound = factor.as_ref().is_ok_and(|factor| {
-            factor
-                .diagonal()
-                .zip(&diagonal)
-                .all(|(pivot, variance)| pivot * pivot > RELATIVE_PIVOT_MINIMUM * variance)
-        });
-        match factor {
-            Ok(factor) if is_sound => Ok(factor),
-            _ => Err(self.not_positive_definite(&covariance)),
-        }
-    }
-
-    fn not_positive_definite(&self, covariance: &Matrix) -> KernelError {
-        let mut worst = (0, 0, f64::NEG_INFINITY);
-        for j in 0..self.len() {
-            for i in 0..j {
-                let scale = (covariance.get(i, i) * covariance.get(j, j)).sqrt();
-                let correlation = if scale > 0.0 {
-                    covariance.get(i, j) / scale
-                } else {
-                    1.0
-                };
-                if correlation > worst.2 {
-                    worst = (i, j, correlation);
-                }
-            }
-        }
-        let (i, j, correlation) = worst;
-        if i == j {
-            return KernelError::NotPositiveDefinite(
-                "the innovation covariance is not positive definite: observation 0 has no prior variance \
-                 and no obs_error"
-                    .to_string(),
-            );
-        }
-        let describe = |row: usize| {
-            format!(
-                "{row} (station {}, time_h {}, obs_error {})",
-                self.station[row], self.time_h[row], self.obs_error[row]
-            )
-        };
-        KernelError::NotPositiveDefinite(format!(
-            "the innovation covariance is not positive definite: observations {} and {} have correlation \
-             {correlation}; drop one of the duplicates or give them a larger obs_error",
-            describe(i),
-            describe(j),
-        ))
-    }
-}
 
 /// The solved analysis; every question to it is answered from one factorisation.
 pub struct Analysis {
-    network: Network,
-    rows: Rows,
-    factor: Cholesky,
+    pub(crate) network: Network,
+    pub(crate) rows: Rows,
+    factor: BlockCholesky,
     /// C = S^-1, shape (m, m).
-    precision: Matrix,
-    alpha: Vec<f64>,
-    pool: ThreadPool,
+    pub(crate) precision: Matrix,
+    pub(crate) alpha: Vec<f64>,
+    jitter: f64,
+    pub(crate) pool: ThreadPool,
 }
 
-/// Mean and standard deviation at points.
+/// Points at one time; `amplitude` (Q, G), quantity by quantity, is the factor on modulated terms, all 1 if none.
+pub struct Points<'a> {
+    pub latitude_deg: &'a [f64],
+    pub longitude_deg: &'a [f64],
+    pub time_h: f64,
+    pub amplitude: Option<&'a [f64]>,
+}
+
+impl Points<'_> {
+    pub fn len(&self) -> usize {
+        self.latitude_deg.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.latitude_deg.is_empty()
+    }
+
+    pub(crate) fn check(&self, network: &Network) -> Result<()> {
+        check_places(self.latitude_deg, self.longitude_deg, "")?;
+        check_finite("time_h", &[self.time_h])?;
+        if let Some(amplitude) = self.amplitude {
+            check_length(
+                "amplitude",
+                amplitude.len(),
+                network.n_quantities() * self.len(),
+                "quantities x points",
+            )?;
+            check_finite("amplitude", amplitude)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn amplitude(&self, quantity: usize, point: usize) -> f64 {
+        self.amplitude
+            .map_or(1.0, |values| values[quantity * self.len() + point])
+    }
+}
+
+/// Mean and standard deviation (n,); of a map (Q, G), quantity by quantity, with covariances (pairs, G).
 pub struct Estimate {
     pub mean: Vec<f64>,
     pub sd: Vec<f64>,
+    pub covariance: Vec<f64>,
 }
 
 /// What a station's rows look like to all the others.
@@ -278,15 +84,134 @@ pub struct HeldOut {
     pub covariance: Matrix,
 }
 
+/// The rows, compressed to what a field at one time needs of them: one node per term and station.
+///
+/// Stations stay where they are and terms are separable, so the covariance of quantity p at a point with the rows is
+/// `b_p(x) = T_p u_p(x)`: `u_p` (nodes,) has the spatial correlations with the stations times the amplitude at x,
+/// `T_p` (m, nodes) the rest, the coregionalisation and the correlation in time.
+pub(crate) struct Compression {
+    /// Term and station of every node that has a row.
+    pub nodes: Vec<(usize, usize)>,
+    /// Per quantity, the nodes that say something about it.
+    pub of_quantity: Vec<Vec<usize>>,
+    /// Per quantity, `T_p`.
+    pub temporal: Vec<Matrix>,
+}
+
+impl Compression {
+    fn new(network: &Network, rows: &Rows, time_h: f64) -> Self {
+        let terms = network.terms();
+        let mut rows_of = vec![Vec::new(); network.n_stations()];
+        for (row, &station) in rows.station.iter().enumerate() {
+            rows_of[station].push(row);
+        }
+        let nodes: Vec<(usize, usize)> = (0..terms.len())
+            .filter(|&c| terms[c].is_mapped())
+            .flat_map(|c| (0..network.n_stations()).map(move |s| (c, s)))
+            .filter(|&(_, s)| !rows_of[s].is_empty())
+            .collect();
+        let of_quantity: Vec<Vec<usize>> = (0..network.n_quantities())
+            .map(|p| {
+                (0..nodes.len())
+                    .filter(|&k| {
+                        let (c, s) = nodes[k];
+                        rows_of[s]
+                            .iter()
+                            .any(|&i| terms[c].between_quantities(p, rows.quantity[i]) != 0.0)
+                    })
+                    .collect()
+            })
+            .collect();
+        let temporal = of_quantity
+            .iter()
+            .enumerate()
+            .map(|(p, chosen)| {
+                Matrix::from_columns(rows.len(), chosen.len(), |k, column| {
+                    let (c, s) = nodes[chosen[k]];
+                    let term = &terms[c];
+                    for &i in &rows_of[s] {
+                        let scale = term.between_quantities(p, rows.quantity[i]);
+                        if scale != 0.0 {
+                            column[i] = scale
+                                * term.factor(rows.amplitude[i])
+                                * term.shape().temporal_correlation(time_h - rows.time_h[i]);
+                        }
+                    }
+                })
+            })
+            .collect();
+        Self {
+            nodes,
+            of_quantity,
+            temporal,
+        }
+    }
+
+    /// Spatial correlations of every node with a point.
+    fn fill(&self, network: &Network, latitude_deg: f64, longitude_deg: f64, column: &mut [f64]) {
+        let mut embedded = None;
+        for (element, &(c, s)) in column.iter_mut().zip(&self.nodes) {
+            let shape = network.terms()[c].shape();
+            let place = match embedded {
+                Some((term, place)) if term == c => place,
+                _ => shape.embed(latitude_deg, longitude_deg),
+            };
+            embedded = Some((c, place));
+            *element = shape.spatial_correlation(&place, &network.places(c)[s]);
+        }
+    }
+
+    /// `u_p(x)` from the spatial correlations.
+    fn modulate(&self, terms: &[Term], p: usize, amplitude: f64, spatial: &[f64], u: &mut [f64]) {
+        for (element, &k) in u.iter_mut().zip(&self.of_quantity[p]) {
+            *element = spatial[k] * terms[self.nodes[k].0].factor(amplitude);
+        }
+    }
+
+    /// `u_p` at some of the points for every quantity, shapes (nodes of p, points).
+    pub fn at(
+        &self,
+        network: &Network,
+        points: &Points<'_>,
+        chosen: std::ops::Range<usize>,
+    ) -> Vec<Matrix> {
+        let terms = network.terms();
+        let mut spatial = vec![0.0; self.nodes.len()];
+        let mut u: Vec<Matrix> = self
+            .of_quantity
+            .iter()
+            .map(|nodes| Matrix::zeros(nodes.len(), chosen.len()))
+            .collect();
+        for (j, point) in chosen.enumerate() {
+            self.fill(
+                network,
+                points.latitude_deg[point],
+                points.longitude_deg[point],
+                &mut spatial,
+            );
+            for (p, matrix) in u.iter_mut().enumerate() {
+                self.modulate(
+                    terms,
+                    p,
+                    points.amplitude(p, point),
+                    &spatial,
+                    matrix.column_mut(j),
+                );
+            }
+        }
+        u
+    }
+}
+
 impl Analysis {
-    /// Solves for the rows; `threads` 0 takes all cores.
-    pub fn new(network: Network, rows: Rows, threads: usize) -> Result<Self> {
+    /// Solves for the rows; `threads` 0 takes all cores, `max_jitter` as in [`Rows::factorize`].
+    pub fn new(network: Network, mut rows: Rows, max_jitter: f64, threads: usize) -> Result<Self> {
         rows.check(&network)?;
         let pool = thread_pool(threads)?;
-        let (factor, precision) = pool.install(|| -> Result<_> {
-            let factor = rows.factorize(rows.innovation_covariance(&network))?;
+        let (factor, precision, jitter) = pool.install(|| -> Result<_> {
+            let (factor, jitter) = rows.factorize(&network, max_jitter)?;
             let precision = factor.inverse();
-            Ok((factor, precision))
+            Ok((factor, precision, jitter))
         })?;
         let alpha = precision.times_vector(&rows.innovation);
         Ok(Self {
@@ -295,6 +220,7 @@ impl Analysis {
             factor,
             precision,
             alpha,
+            jitter,
             pool,
         })
     }
@@ -303,9 +229,18 @@ impl Analysis {
         self.rows.len()
     }
 
+    pub fn n_quantities(&self) -> usize {
+        self.network.n_quantities()
+    }
+
     /// `S^-1 d`, shape (m,).
     pub fn alpha(&self) -> &[f64] {
         &self.alpha
+    }
+
+    /// Share of its variance by which every observation's error variance was raised to make S positive definite.
+    pub fn jitter(&self) -> f64 {
+        self.jitter
     }
 
     /// `d' S^-1 d / m`, 1 when the covariances are right; not a number without rows.
@@ -331,93 +266,143 @@ impl Analysis {
             .collect()
     }
 
-    /// Mean and standard deviation of the field at points and one time: the terms that are fields only.
-    ///
-    /// Stations stay where they are and terms are separable, so the weights of the rows compress to one per
-    /// term and station; the cost is points x (terms x stations)^2 and does not depend on the rows.
-    pub fn predict(
+    pub(crate) fn compress(&self, time_h: f64) -> Compression {
+        Compression::new(&self.network, &self.rows, time_h)
+    }
+
+    pub(crate) fn prior_covariance(
         &self,
-        latitude_deg: &[f64],
-        longitude_deg: &[f64],
-        time_h: f64,
-    ) -> Result<Estimate> {
-        check_places(latitude_deg, longitude_deg, "")?;
-        check_finite("time_h", &[time_h])?;
-        let fields: Vec<usize> = (0..self.network.terms.len())
-            .filter(|&c| self.network.terms[c].is_mapped())
+        points: &Points<'_>,
+        p: usize,
+        q: usize,
+        point: usize,
+    ) -> f64 {
+        let (a, b) = (points.amplitude(p, point), points.amplitude(q, point));
+        self.network
+            .terms()
+            .iter()
+            .filter(|term| term.is_mapped())
+            .map(|term| term.between_quantities(p, q) * term.factor(a) * term.factor(b))
+            .sum()
+    }
+
+    /// Mean and standard deviation of the field of every quantity at points: the terms that are fields only. With
+    /// `pairs`, the posterior covariances of these pairs of quantities too.
+    ///
+    /// The cost is points x nodes^2 for each quantity and pair, and does not depend on the rows.
+    pub fn predict(&self, points: &Points<'_>, pairs: &[(usize, usize)]) -> Result<Estimate> {
+        points.check(&self.network)?;
+        let n_quantities = self.n_quantities();
+        if let Some((p, q)) = pairs.iter().find(|(p, q)| *p.max(q) >= n_quantities) {
+            return Err(invalid(format!(
+                "pairs must name quantities in 0..{n_quantities}, got ({p}, {q})"
+            )));
+        }
+        Ok(self.pool.install(|| self.predict_blocks(points, pairs)))
+    }
+
+    fn predict_blocks(&self, points: &Points<'_>, pairs: &[(usize, usize)]) -> Estimate {
+        let n_quantities = self.n_quantities();
+        let compression = self.compress(points.time_h);
+        let weights: Vec<Vec<f64>> = compression
+            .temporal
+            .iter()
+            .map(|temporal| temporal.transpose_times_vector(&self.alpha))
             .collect();
-        let terms = &self.network.terms;
-        let n_stations = self.network.n_stations;
-        let prior: f64 = fields.iter().map(|&c| terms[c].variance()).sum();
-        Ok(self.pool.install(|| {
-            // Column (term, station): the temporal correlation of that station's rows with the time asked for.
-            let temporal =
-                Matrix::from_columns(self.n_obs(), fields.len() * n_stations, |column, values| {
-                    let term = &terms[fields[column / n_stations]];
-                    for (i, value) in values.iter_mut().enumerate() {
-                        if self.rows.station[i] == column % n_stations {
-                            *value = term.temporal_correlation(time_h - self.rows.time_h[i]);
-                        }
-                    }
-                });
-            let weights: Vec<f64> = (0..temporal.n_columns())
-                .map(|column| dot(temporal.column(column), &self.alpha))
-                .collect();
-            let reduction = self.factor.solve_lower(temporal).gram();
-            let blocks: Vec<(Vec<f64>, Vec<f64>)> = latitude_deg
-                .par_chunks(BLOCK_POINTS)
-                .zip(longitude_deg.par_chunks(BLOCK_POINTS))
-                .map(|(latitudes, longitudes)| {
-                    let mut spatial = Matrix::zeros(weights.len(), latitudes.len());
-                    for (j, (&latitude, &longitude)) in latitudes.iter().zip(longitudes).enumerate()
-                    {
-                        let column = spatial.column_mut(j);
-                        for (k, &c) in fields.iter().enumerate() {
-                            let term = &terms[c];
-                            let place = term.embed(latitude, longitude);
-                            for (s, station) in self.network.places[c].iter().enumerate() {
-                                column[k * n_stations + s] =
-                                    term.variance() * term.spatial_correlation(&place, station);
-                            }
-                        }
-                    }
-                    let reduced = reduction.times(&spatial);
-                    let mean = (0..latitudes.len())
-                        .map(|j| dot(spatial.column(j), &weights))
-                        .collect();
-                    let sd = (0..latitudes.len())
-                        .map(|j| {
-                            let explained = dot(spatial.column(j), reduced.column(j));
-                            (prior - explained).max(0.0).sqrt()
-                        })
-                        .collect();
-                    (mean, sd)
+        let whitened: Vec<Matrix> = compression
+            .temporal
+            .iter()
+            .map(|temporal| self.factor.solve_lower(temporal.clone()))
+            .collect();
+        // Every (p, q) whose covariance is wanted; the first ones are the variances.
+        let wanted: Vec<(usize, usize)> = (0..n_quantities)
+            .map(|p| (p, p))
+            .chain(pairs.iter().copied())
+            .collect();
+        // None where no term links the two: their covariance is zero.
+        let group = self.network.groups();
+        let reductions: Vec<Option<Matrix>> = wanted
+            .iter()
+            .map(|&(p, q)| {
+                (group[p] == group[q]).then(|| whitened[p].transpose_times(&whitened[q]))
+            })
+            .collect();
+        drop(whitened);
+        let n_points = points.len();
+        let blocks: Vec<(Vec<Vec<f64>>, Vec<Vec<f64>>)> = (0..n_points.div_ceil(BLOCK_POINTS))
+            .into_par_iter()
+            .map(|block| {
+                let first = block * BLOCK_POINTS;
+                let chosen = first..(first + BLOCK_POINTS).min(n_points);
+                let u = compression.at(&self.network, points, chosen.clone());
+                let mean = (0..n_quantities)
+                    .map(|p| {
+                        (0..chosen.len())
+                            .map(|j| dot(u[p].column(j), &weights[p]))
+                            .collect()
+                    })
+                    .collect();
+                let covariance = wanted
+                    .iter()
+                    .zip(&reductions)
+                    .map(|(&(p, q), reduction)| {
+                        let Some(reduction) = reduction else {
+                            return vec![0.0; chosen.len()];
+                        };
+                        let reduced = reduction.times(&u[q]);
+                        (0..chosen.len())
+                            .map(|j| {
+                                self.prior_covariance(points, p, q, first + j)
+                                    - dot(u[p].column(j), reduced.column(j))
+                            })
+                            .collect()
+                    })
+                    .collect();
+                (mean, covariance)
+            })
+            .collect();
+        let gather =
+            |rows: std::ops::Range<usize>,
+             part: fn(&(Vec<Vec<f64>>, Vec<Vec<f64>>)) -> &Vec<Vec<f64>>| {
+                rows.flat_map(|k| {
+                    blocks
+                        .iter()
+                        .flat_map(move |block| part(block)[k].iter().copied())
                 })
-                .collect();
-            let mut estimate = Estimate {
-                mean: Vec::with_capacity(latitude_deg.len()),
-                sd: Vec::with_capacity(latitude_deg.len()),
+                .collect::<Vec<f64>>()
             };
-            for (mean, sd) in blocks {
-                estimate.mean.extend(mean);
-                estimate.sd.extend(sd);
-            }
-            estimate
-        }))
+        Estimate {
+            mean: gather(0..n_quantities, |block| &block.0),
+            sd: gather(0..n_quantities, |block| &block.1)
+                .into_iter()
+                .map(|variance| variance.max(0.0).sqrt())
+                .collect(),
+            covariance: gather(n_quantities..wanted.len(), |block| &block.1),
+        }
     }
 
     /// Mean and standard deviation of what a station would report without error, all terms, shape (n,).
     ///
-    /// With `is_held_out` the station's own rows are left out of the prediction; `innovation` replaces the
-    /// rows' innovations, as when the background itself is made without the station.
+    /// `sites` are of one station. With `is_held_out` the station's own rows are left out of the prediction;
+    /// `innovation` replaces the rows' innovations, as when the background itself is made without the station.
     pub fn predict_station(
         &self,
         station: usize,
-        time_h: &[f64],
+        sites: &[Site],
         is_held_out: bool,
         innovation: Option<&[f64]>,
     ) -> Result<Estimate> {
-        check_finite("time_h", time_h)?;
+        for site in sites {
+            check_finite("time_h", &[site.time_h])?;
+            check_finite("amplitude", &[site.amplitude])?;
+            if site.quantity >= self.n_quantities() {
+                return Err(invalid(format!(
+                    "quantity must lie in 0..{}, got {}",
+                    self.n_quantities(),
+                    site.quantity
+                )));
+            }
+        }
         let mut alpha = self.alpha_of(innovation)?;
         let held = self.rows_of(station)?;
         let held_factor = if is_held_out && !held.is_empty() {
@@ -434,10 +419,9 @@ impl Analysis {
         } else {
             None
         };
-        let stations = vec![station; time_h.len()];
         let mut cross = self
             .pool
-            .install(|| self.network.cross_covariance(&self.rows, &stations, time_h));
+            .install(|| self.network.cross_covariance(&self.rows, sites));
         if held_factor.is_some() {
             for j in 0..cross.n_columns() {
                 for &row in &held {
@@ -445,13 +429,14 @@ impl Analysis {
                 }
             }
         }
-        let mean = (0..time_h.len())
+        let mean = (0..sites.len())
             .map(|j| dot(cross.column(j), &alpha))
             .collect();
-        let prior = self.network.prior_variance();
         let whitened = self.pool.install(|| self.factor.solve_lower(cross.clone()));
-        let sd = (0..time_h.len())
-            .map(|j| {
+        let sd = sites
+            .iter()
+            .enumerate()
+            .map(|(j, site)| {
                 let mut explained = dot(whitened.column(j), whitened.column(j));
                 if let Some(factor) = &held_factor {
                     let mut own = Matrix::zeros(held.len(), 1);
@@ -461,10 +446,15 @@ impl Analysis {
                     let own = factor.solve_lower(own);
                     explained -= dot(own.column(0), own.column(0));
                 }
+                let prior = self.network.prior_variance(site.quantity, site.amplitude);
                 (prior - explained).max(0.0).sqrt()
             })
             .collect();
-        Ok(Estimate { mean, sd })
+        Ok(Estimate {
+            mean,
+            sd,
+            covariance: Vec::new(),
+        })
     }
 
     /// Leave-one-out residual `alpha_i / C_ii` and its variance `1 / C_ii`, observation error included.
@@ -477,7 +467,8 @@ impl Analysis {
             .unzip()
     }
 
-    /// Leave-station-out residual `C_II^-1 (C d)_I` and covariance `C_II^-1`; `innovation` replaces d.
+    /// Leave-station-out residual `C_II^-1 (C d)_I` and covariance `C_II^-1` of all the station's rows, whatever
+    /// their quantity; `innovation` replaces d.
     pub fn leave_station_out(&self, station: usize, innovation: Option<&[f64]>) -> Result<HeldOut> {
         let rows = self.rows_of(station)?;
         let innovation = self.innovation_or(innovation)?;
@@ -497,9 +488,9 @@ impl Analysis {
     /// Per station: degrees of freedom for signal `tr(I - R_I C_II)` and information gain in nats,
     /// `1/2 (logdet C_II^-1 - logdet R_I)`, infinite for an observation without error.
     pub fn station_information(&self) -> Result<(Vec<f64>, Vec<f64>)> {
-        let mut degrees = Vec::with_capacity(self.network.n_stations);
-        let mut gain = Vec::with_capacity(self.network.n_stations);
-        for station in 0..self.network.n_stations {
+        let mut degrees = Vec::with_capacity(self.network.n_stations());
+        let mut gain = Vec::with_capacity(self.network.n_stations());
+        for station in 0..self.network.n_stations() {
             let held = self.rows_of(station)?;
             let variances: Vec<f64> = held
                 .iter()
@@ -536,11 +527,11 @@ impl Analysis {
         }
     }
 
-    fn rows_of(&self, station: usize) -> Result<Vec<usize>> {
-        if station >= self.network.n_stations {
-            return Err(KernelError::InvalidArgument(format!(
+    pub(crate) fn rows_of(&self, station: usize) -> Result<Vec<usize>> {
+        if station >= self.network.n_stations() {
+            return Err(invalid(format!(
                 "station must lie in 0..{}, got {station}",
-                self.network.n_stations
+                self.network.n_stations()
             )));
         }
         Ok((0..self.n_obs())
@@ -548,7 +539,7 @@ impl Analysis {
             .collect())
     }
 
-    fn held_factor(&self, rows: &[usize]) -> Result<Cholesky> {
+    pub(crate) fn held_factor(&self, rows: &[usize]) -> Result<Cholesky> {
         Cholesky::new(self.precision.select(rows)).map_err(|row| {
             KernelError::NotPositiveDefinite(format!(
                 "observation {} cannot be told from the others of its station; give them a larger obs_error",

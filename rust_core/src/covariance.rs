@@ -1,4 +1,9 @@
-//! Background covariance: a sum of separable terms, each a spatial times a temporal correlation.
+//! Background covariance: a sum of separable terms over space, time and quantities.
+//!
+//! Between quantity p at one place and time and quantity q at another, a term is `a a' B[p,q] k_space k_time`:
+//! `B = diag(sd) Corr diag(sd)` says how its quantities go together (coregionalisation; Alvarez, Rosasco and
+//! Lawrence 2012, section 4.2), and `a` is an amplitude factor at each end, 1 unless the term is modulated. A
+//! product of positive semidefinite functions, hence one itself, whatever the amplitudes are.
 //!
 //! Places are quasi-dipole latitude and longitude. A term embeds the sphere in four dimensions,
 //! `(x / Lz, y / Lz, z / Lz, R phi sqrt(1/Lm^2 - 1/Lz^2))` with the chord coordinates x, y, z of a sphere of
@@ -9,10 +14,13 @@
 use std::f64::consts::PI;
 
 use crate::error::{KernelError, Result};
+use crate::linalg::Matrix;
 
 /// Mean Earth radius (IUGG R1), km.
 pub const EARTH_RADIUS_KM: f64 = 6371.0088;
 const HOURS_PER_DAY: f64 = 24.0;
+/// How far below zero rounding may put an eigenvalue of a correlation matrix that has none below zero.
+const EIGENVALUE_TOLERANCE: f64 = 1e-10;
 
 /// Correlation in space. Rasmussen and Williams (2006), section 4.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +42,13 @@ pub enum Temporal {
     Diurnal,
 }
 
-/// One separable term of the covariance.
+/// The correlation of a term in space and time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Term {
+pub struct Shape {
     spatial: Spatial,
     temporal: Temporal,
-    variance: f64,
     zonal_km: f64,
+    meridional_km: f64,
     /// Stretch of the latitude that shortens the zonal length to the meridional one, 1/km.
     latitude_stretch_per_km: f64,
     time_scale_h: f64,
@@ -50,27 +58,24 @@ pub struct Term {
 /// A place in the metric of one term, in units of its length scale.
 pub type Embedded = [f64; 4];
 
+fn invalid(message: String) -> KernelError {
+    KernelError::InvalidArgument(message)
+}
+
 fn positive(name: &str, value: Option<f64>) -> Result<f64> {
     match value {
         Some(number) if number > 0.0 && !number.is_nan() => Ok(number),
-        Some(number) => Err(KernelError::InvalidArgument(format!(
-            "{name} must be positive, got {number}"
-        ))),
-        None => Err(KernelError::InvalidArgument(format!(
-            "{name} is needed for this kind of term"
-        ))),
+        Some(number) => Err(invalid(format!("{name} must be positive, got {number}"))),
+        None => Err(invalid(format!("{name} is needed for this kind of term"))),
     }
 }
 
-impl Term {
-    /// A term of standard deviation `sd` (unit of the innovations).
-    ///
+impl Shape {
     /// `spatial`: matern32, matern52, gaussian (with `zonal_km` >= `meridional_km`) or station.
     /// `temporal`: ou, matern32, gaussian, or diurnal (with `phase_scale_h`, the width of the daily peak).
     pub fn new(
         spatial: &str,
         temporal: &str,
-        sd: f64,
         time_scale_h: f64,
         zonal_km: Option<f64>,
         meridional_km: Option<f64>,
@@ -82,7 +87,7 @@ impl Term {
             "gaussian" => Spatial::Gaussian,
             "station" => Spatial::Station,
             other => {
-                return Err(KernelError::InvalidArgument(format!(
+                return Err(invalid(format!(
                     "spatial must be matern32, matern52, gaussian or station, got {other:?}"
                 )));
             }
@@ -93,35 +98,29 @@ impl Term {
             "gaussian" => Temporal::Gaussian,
             "diurnal" => Temporal::Diurnal,
             other => {
-                return Err(KernelError::InvalidArgument(format!(
+                return Err(invalid(format!(
                     "temporal must be ou, matern32, gaussian or diurnal, got {other:?}"
                 )));
             }
         };
-        if !(sd >= 0.0 && sd.is_finite()) {
-            return Err(KernelError::InvalidArgument(format!(
-                "sd must be zero or more, got {sd}"
-            )));
-        }
-        let (zonal_km, latitude_stretch_per_km) = if spatial == Spatial::Station {
-            (f64::INFINITY, 0.0)
+        let (zonal_km, meridional_km) = if spatial == Spatial::Station {
+            (f64::INFINITY, f64::INFINITY)
         } else {
             let zonal = positive("zonal_km", zonal_km)?;
             let meridional = positive("meridional_km", meridional_km)?;
             if meridional > zonal {
-                return Err(KernelError::InvalidArgument(format!(
+                return Err(invalid(format!(
                     "meridional_km must not exceed zonal_km = {zonal}, got {meridional}"
                 )));
             }
-            let stretch = (meridional.powi(-2) - zonal.powi(-2)).max(0.0).sqrt();
-            (zonal, stretch)
+            (zonal, meridional)
         };
         Ok(Self {
             spatial,
             temporal,
-            variance: sd * sd,
             zonal_km,
-            latitude_stretch_per_km,
+            meridional_km,
+            latitude_stretch_per_km: (meridional_km.powi(-2) - zonal_km.powi(-2)).max(0.0).sqrt(),
             time_scale_h: positive("time_scale_h", Some(time_scale_h))?,
             phase_scale_h: if temporal == Temporal::Diurnal {
                 positive("phase_scale_h", phase_scale_h)?
@@ -129,16 +128,6 @@ impl Term {
                 f64::INFINITY
             },
         })
-    }
-
-    /// Prior variance of the term.
-    pub fn variance(&self) -> f64 {
-        self.variance
-    }
-
-    /// Whether the term is a field, known away from stations too.
-    pub fn is_mapped(&self) -> bool {
-        self.spatial != Spatial::Station
     }
 
     /// The place in the metric of this term.
@@ -156,7 +145,7 @@ impl Term {
 
     /// Correlation of a field term between two embedded places; a station term has none between places.
     pub fn spatial_correlation(&self, a: &Embedded, b: &Embedded) -> f64 {
-        let squared: f64 = a.iter().zip(b).map(|(x, y)| (x - y) * (x - y)).sum();
+        let squared = squared_distance(a, b);
         match self.spatial {
             Spatial::Matern32 => {
                 let scaled = (3.0 * squared).sqrt();
@@ -182,11 +171,172 @@ impl Term {
             }
             Temporal::Gaussian => (-0.5 * scaled * scaled).exp(),
             Temporal::Diurnal => {
-                // The phase scale is the Gaussian width of the peak in hours of local time.
-                let sine = (PI * difference_h / HOURS_PER_DAY).sin();
-                let width = 2.0 * PI * self.phase_scale_h / HOURS_PER_DAY;
-                (-2.0 * (sine / width).powi(2) - scaled).exp()
+                let phase = self.phase(difference_h);
+                (-2.0 * phase * phase - scaled).exp()
             }
         }
     }
+
+    /// Sine of the phase over the width of the daily peak; the phase scale is its Gaussian width in hours.
+    fn phase(&self, difference_h: f64) -> f64 {
+        let width = 2.0 * PI * self.phase_scale_h / HOURS_PER_DAY;
+        (PI * difference_h / HOURS_PER_DAY).sin() / width
+    }
+
+    /// Derivatives of the spatial correlation with respect to ln `zonal_km` and ln `meridional_km`.
+    pub(crate) fn spatial_derivatives(&self, a: &Embedded, b: &Embedded) -> [f64; 2] {
+        let squared = squared_distance(a, b);
+        // Derivative with respect to the squared distance.
+        let slope = match self.spatial {
+            Spatial::Matern32 => -1.5 * (-(3.0 * squared).sqrt()).exp(),
+            Spatial::Matern52 => {
+                let scaled = (5.0 * squared).sqrt();
+                -5.0 / 6.0 * (1.0 + scaled) * (-scaled).exp()
+            }
+            Spatial::Gaussian => -0.5 * (-0.5 * squared).exp(),
+            Spatial::Station => return [0.0, 0.0],
+        };
+        // The fourth coordinate has the difference of latitude times sqrt(1/Lm^2 - 1/Lz^2); isotropic terms have
+        // lost it there, so the latitude comes from the chord's z and its length.
+        let latitude =
+            |place: &Embedded| place[2].atan2((place[0].powi(2) + place[1].powi(2)).sqrt());
+        let arc = EARTH_RADIUS_KM * (latitude(a) - latitude(b));
+        let chord: f64 = squared - (a[3] - b[3]).powi(2);
+        [
+            slope * 2.0 * ((arc / self.zonal_km).powi(2) - chord),
+            slope * -2.0 * (arc / self.meridional_km).powi(2),
+        ]
+    }
+
+    /// Derivatives of the temporal correlation with respect to ln `time_scale_h` and ln `phase_scale_h`.
+    pub(crate) fn temporal_derivatives(&self, difference_h: f64) -> [f64; 2] {
+        let scaled = difference_h.abs() / self.time_scale_h;
+        match self.temporal {
+            Temporal::Ou => [scaled * (-scaled).exp(), 0.0],
+            Temporal::Matern32 => {
+                let root = 3.0_f64.sqrt() * scaled;
+                [root * root * (-root).exp(), 0.0]
+            }
+            Temporal::Gaussian => [scaled * scaled * (-0.5 * scaled * scaled).exp(), 0.0],
+            Temporal::Diurnal => {
+                let value = self.temporal_correlation(difference_h);
+                [
+                    scaled * value,
+                    4.0 * self.phase(difference_h).powi(2) * value,
+                ]
+            }
+        }
+    }
+}
+
+fn squared_distance(a: &Embedded, b: &Embedded) -> f64 {
+    a.iter().zip(b).map(|(x, y)| (x - y) * (x - y)).sum()
+}
+
+/// One separable term of the covariance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Term {
+    shape: Shape,
+    sd: Vec<f64>,
+    /// Covariance between quantities at one place and time with amplitude 1, shape (Q, Q).
+    between_quantities: Matrix,
+    is_modulated: bool,
+}
+
+impl Term {
+    /// A term of standard deviation `sd` (Q,) in the units of the innovations of each quantity, with
+    /// `correlation` (Q, Q) between them; it may be singular.
+    pub fn new(
+        shape: Shape,
+        sd: Vec<f64>,
+        correlation: &Matrix,
+        is_modulated: bool,
+    ) -> Result<Self> {
+        let n = sd.len();
+        if n == 0 {
+            return Err(invalid(
+                "sd must have one value per quantity, got none".to_string(),
+            ));
+        }
+        if let Some(value) = sd
+            .iter()
+            .find(|value| !(**value >= 0.0 && value.is_finite()))
+        {
+            return Err(invalid(format!("sd must be zero or more, got {value}")));
+        }
+        check_correlation(correlation, n)?;
+        let mut between_quantities = Matrix::zeros(n, n);
+        for p in 0..n {
+            for q in 0..n {
+                between_quantities.set(p, q, sd[p] * correlation.get(p, q) * sd[q]);
+            }
+        }
+        Ok(Self {
+            shape,
+            sd,
+            between_quantities,
+            is_modulated,
+        })
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    pub fn n_quantities(&self) -> usize {
+        self.sd.len()
+    }
+
+    pub(crate) fn sd(&self) -> &[f64] {
+        &self.sd
+    }
+
+    /// Covariance of two quantities at one place and time, before the amplitudes.
+    pub fn between_quantities(&self, p: usize, q: usize) -> f64 {
+        self.between_quantities.get(p, q)
+    }
+
+    /// The factor that an amplitude gives to this term.
+    pub fn factor(&self, amplitude: f64) -> f64 {
+        if self.is_modulated { amplitude } else { 1.0 }
+    }
+
+    /// Whether the term is a field, known away from stations too.
+    pub fn is_mapped(&self) -> bool {
+        self.shape.spatial != Spatial::Station
+    }
+
+    pub(crate) fn is_diurnal(&self) -> bool {
+        self.shape.temporal == Temporal::Diurnal
+    }
+}
+
+fn check_correlation(correlation: &Matrix, n: usize) -> Result<()> {
+    if correlation.n_rows() != n || correlation.n_columns() != n {
+        return Err(invalid(format!(
+            "correlation must have shape ({n}, {n}) as sd has {n} values, got ({}, {})",
+            correlation.n_rows(),
+            correlation.n_columns()
+        )));
+    }
+    for p in 0..n {
+        for q in 0..=p {
+            let value = correlation.get(p, q);
+            if !value.is_finite() || value != correlation.get(q, p) || (p == q && value != 1.0) {
+                return Err(invalid(format!(
+                    "correlation must be symmetric with ones on its diagonal, got {value} at ({p}, {q}) and {} at \
+                     ({q}, {p})",
+                    correlation.get(q, p)
+                )));
+            }
+        }
+    }
+    let smallest = correlation.smallest_eigenvalue();
+    if smallest.is_nan() || smallest < -EIGENVALUE_TOLERANCE {
+        return Err(invalid(format!(
+            "correlation must be positive semidefinite: no quantities can be correlated like this (smallest eigenvalue \
+             {smallest:.3})"
+        )));
+    }
+    Ok(())
 }

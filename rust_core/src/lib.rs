@@ -13,6 +13,7 @@ pub mod legendre;
 pub mod linalg;
 pub mod magnetic;
 pub mod main_field;
+pub mod network;
 pub mod profile;
 mod python;
 pub mod quality;

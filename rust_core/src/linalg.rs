@@ -7,7 +7,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor as llt;
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::{Accum, MatMut, MatRef, Par, Side};
 use rayon::prelude::*;
 
 /// Columns that one thread works on at a time: fixed, because the blocking decides the rounding.
@@ -28,6 +28,14 @@ impl Matrix {
             n_columns,
             data: vec![0.0; n_rows * n_columns],
         }
+    }
+
+    pub fn identity(n: usize) -> Self {
+        let mut matrix = Self::zeros(n, n);
+        for i in 0..n {
+            matrix.set(i, i, 1.0);
+        }
+        matrix
     }
 
     /// The matrix with `fill(column index, column)` run for every column, columns in parallel.
@@ -98,6 +106,13 @@ impl Matrix {
         product
     }
 
+    /// `A' v`, shape (n_columns,).
+    pub fn transpose_times_vector(&self, vector: &[f64]) -> Vec<f64> {
+        (0..self.n_columns)
+            .map(|j| dot(self.column(j), vector))
+            .collect()
+    }
+
     /// `A B`, sequential.
     pub fn times(&self, other: &Matrix) -> Matrix {
         let mut product = Matrix::zeros(self.n_rows, other.n_columns);
@@ -116,20 +131,25 @@ impl Matrix {
 
     /// `A' A`, column blocks in parallel.
     pub fn gram(&self) -> Matrix {
-        let mut product = Matrix::zeros(self.n_columns, self.n_columns);
-        if self.data.is_empty() {
+        self.transpose_times(self)
+    }
+
+    /// `A' B`, column blocks in parallel.
+    pub fn transpose_times(&self, other: &Matrix) -> Matrix {
+        let mut product = Matrix::zeros(self.n_columns, other.n_columns);
+        if product.data.is_empty() || self.n_rows == 0 {
             return product;
         }
-        let n_columns = self.n_columns;
+        let n_rows = self.n_columns;
         product
             .data
-            .par_chunks_mut(BLOCK_COLUMNS * n_columns)
+            .par_chunks_mut(BLOCK_COLUMNS * n_rows)
             .enumerate()
             .for_each(|(block, chunk)| {
-                let width = chunk.len() / n_columns;
-                let right = self.view().subcols(block * BLOCK_COLUMNS, width);
+                let width = chunk.len() / n_rows;
+                let right = other.view().subcols(block * BLOCK_COLUMNS, width);
                 matmul(
-                    MatMut::from_column_major_slice_mut(chunk, n_columns, width),
+                    MatMut::from_column_major_slice_mut(chunk, n_rows, width),
                     Accum::Replace,
                     self.view().transpose(),
                     right,
@@ -138,6 +158,15 @@ impl Matrix {
                 );
             });
         product
+    }
+
+    /// The smallest eigenvalue of a symmetric matrix; not a number when the iteration fails.
+    pub fn smallest_eigenvalue(&self) -> f64 {
+        self.view()
+            .self_adjoint_eigenvalues(Side::Lower)
+            .map_or(f64::NAN, |values| {
+                values.into_iter().fold(f64::INFINITY, f64::min)
+            })
     }
 
     fn view(&self) -> MatRef<'_, f64> {
@@ -273,6 +302,89 @@ impl Cholesky {
             for i in 0..j {
                 let mirrored = inverse.get(j, i);
                 inverse.set(i, j, mirrored);
+            }
+        }
+        inverse
+    }
+}
+
+/// Factor of a symmetric positive definite matrix that is block diagonal after sorting its rows into blocks.
+#[derive(Clone, Debug)]
+pub struct BlockCholesky {
+    n_rows: usize,
+    /// Rows of a block in ascending order, and its factor.
+    blocks: Vec<(Vec<usize>, Cholesky)>,
+}
+
+impl BlockCholesky {
+    /// Factorises `matrix` (its lower triangle is read); `blocks` are ascending rows, all of them together.
+    ///
+    /// Errors with the row of the first pivot that is not above `relative_minimum` times its diagonal element.
+    pub fn new(
+        matrix: &Matrix,
+        blocks: Vec<Vec<usize>>,
+        relative_minimum: f64,
+    ) -> Result<Self, usize> {
+        let n_rows = matrix.n_rows;
+        let blocks = blocks
+            .into_iter()
+            .map(|rows| {
+                let factor = Cholesky::new(matrix.select(&rows)).map_err(|k| rows[k])?;
+                let lost = factor.diagonal().zip(&rows).find(|(pivot, row)| {
+                    pivot * pivot <= relative_minimum * matrix.get(**row, **row)
+                });
+                match lost {
+                    Some((_, &row)) => Err(row),
+                    None => Ok((rows, factor)),
+                }
+            })
+            .collect::<Result<_, usize>>()?;
+        Ok(Self { n_rows, blocks })
+    }
+
+    /// `ln det A`.
+    pub fn log_determinant(&self) -> f64 {
+        self.blocks
+            .iter()
+            .map(|(_, factor)| factor.log_determinant())
+            .sum()
+    }
+
+    /// `L^-1 B`, in the order of the rows.
+    pub fn solve_lower(&self, right: Matrix) -> Matrix {
+        if let [(_, factor)] = self.blocks.as_slice() {
+            return factor.solve_lower(right);
+        }
+        let mut solution = Matrix::zeros(right.n_rows, right.n_columns);
+        for (rows, factor) in &self.blocks {
+            let part = Matrix::from_columns(rows.len(), right.n_columns, |j, column| {
+                for (element, &row) in column.iter_mut().zip(rows) {
+                    *element = right.get(row, j);
+                }
+            });
+            let part = factor.solve_lower(part);
+            for j in 0..part.n_columns {
+                let column = solution.column_mut(j);
+                for (&element, &row) in part.column(j).iter().zip(rows) {
+                    column[row] = element;
+                }
+            }
+        }
+        solution
+    }
+
+    /// `A^-1`, symmetric to the bit.
+    pub fn inverse(&self) -> Matrix {
+        if let [(_, factor)] = self.blocks.as_slice() {
+            return factor.inverse();
+        }
+        let mut inverse = Matrix::zeros(self.n_rows, self.n_rows);
+        for (rows, factor) in &self.blocks {
+            let part = factor.inverse();
+            for (j, &column) in rows.iter().enumerate() {
+                for (i, &row) in rows.iter().enumerate() {
+                    inverse.set(row, column, part.get(i, j));
+                }
             }
         }
         inverse

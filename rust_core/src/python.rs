@@ -8,14 +8,15 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::analysis::{Analysis, Network, Rows};
+use crate::analysis::{self, Analysis};
 use crate::arguments::Points;
 use crate::climatology::{self, LEVEL_COUNT, PARAMETERS, State};
-use crate::covariance::Term;
+use crate::covariance::{Shape, Term};
 use crate::error::KernelError;
 use crate::linalg::Matrix;
 use crate::magnetic::QuasiDipole;
 use crate::main_field::{self, Field};
+use crate::network::{Network, Rows, Site};
 use crate::profile::{self, Peaks, Profile};
 use crate::quality::{Flag, Thresholds, screen};
 use crate::solar_index;
@@ -328,28 +329,53 @@ fn add_background(module: &Bound<'_, PyModule>) -> PyResult<()> {
 // --- analysis and quality control ---------------------------------------------------------------------
 
 type Floats<'py> = PyReadonlyArray1<'py, f64>;
+type Table<'py> = PyReadonlyArray2<'py, f64>;
 
 fn floats(array: &Floats<'_>) -> Vec<f64> {
     array.as_array().to_vec()
 }
 
-fn stations(array: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
+fn indices(name: &str, array: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
     array
         .as_array()
         .iter()
         .map(|&value| {
             usize::try_from(value).map_err(|_| {
-                PyValueError::new_err(format!("station must not be negative, got {value}"))
+                PyValueError::new_err(format!("{name} must not be negative, got {value}"))
             })
         })
         .collect()
 }
 
-fn square(py: Python<'_>, matrix: &Matrix) -> PyResult<Py<PyArray2<f64>>> {
-    let n = matrix.n_rows();
-    let array = Array2::from_shape_vec((n, n), matrix.as_slice().to_vec())
+/// Values row by row as an array (n_rows, n_columns).
+fn table<'py>(
+    py: Python<'py>,
+    n_rows: usize,
+    n_columns: usize,
+    values: Vec<f64>,
+) -> PyResult<Bound<'py, PyArray2<f64>>> {
+    let array = Array2::from_shape_vec((n_rows, n_columns), values)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
-    Ok(array.into_pyarray(py).unbind())
+    Ok(array.into_pyarray(py))
+}
+
+/// `amplitude` (Q, G), checked and row by row.
+fn amplitude_table(
+    amplitude: Option<&Table<'_>>,
+    n_quantities: usize,
+    n_points: usize,
+) -> PyResult<Option<Vec<f64>>> {
+    let Some(array) = amplitude.map(PyReadonlyArray2::as_array) else {
+        return Ok(None);
+    };
+    if array.dim() == (n_quantities, n_points) {
+        Ok(Some(array.iter().copied().collect()))
+    } else {
+        Err(PyValueError::new_err(format!(
+            "amplitude must have shape ({n_quantities}, {n_points}), got {:?}",
+            array.dim()
+        )))
+    }
 }
 
 #[pyclass(name = "CovarianceTerm", module = "rust_core", frozen)]
@@ -361,26 +387,40 @@ struct PyTerm {
 #[pymethods]
 impl PyTerm {
     #[new]
-    #[pyo3(signature = (spatial, temporal, *, sd, time_scale_h, zonal_km=None, meridional_km=None, phase_scale_h=None))]
+    #[pyo3(signature = (spatial, temporal, *, sd, correlation=None, is_modulated=false, time_scale_h, zonal_km=None, meridional_km=None, phase_scale_h=None))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         spatial: &str,
         temporal: &str,
-        sd: f64,
+        sd: Vec<f64>,
+        correlation: Option<Table<'_>>,
+        is_modulated: bool,
         time_scale_h: f64,
         zonal_km: Option<f64>,
         meridional_km: Option<f64>,
         phase_scale_h: Option<f64>,
     ) -> PyResult<Self> {
-        let term = Term::new(
+        let shape = Shape::new(
             spatial,
             temporal,
-            sd,
             time_scale_h,
             zonal_km,
             meridional_km,
             phase_scale_h,
         )?;
-        let parameters = format!("{spatial} x {temporal}, sd={sd}, time_scale_h={time_scale_h}");
+        let correlation = match correlation {
+            None => Matrix::identity(sd.len()),
+            Some(array) => {
+                let array = array.as_array();
+                Matrix::from_columns(array.nrows(), array.ncols(), |j, column| {
+                    for (i, element) in column.iter_mut().enumerate() {
+                        *element = array[(i, j)];
+                    }
+                })
+            }
+        };
+        let parameters = format!("{spatial} x {temporal}, sd={sd:?}, time_scale_h={time_scale_h}");
+        let term = Term::new(shape, sd, &correlation, is_modulated)?;
         Ok(Self { term, parameters })
     }
 
@@ -394,10 +434,30 @@ struct PyAnalysis {
     analysis: Analysis,
 }
 
+#[allow(clippy::too_many_arguments)]
+fn rows(
+    station: &PyReadonlyArray1<'_, i64>,
+    quantity: &PyReadonlyArray1<'_, i64>,
+    time_h: &Floats<'_>,
+    innovation: &Floats<'_>,
+    obs_error: &Floats<'_>,
+    amplitude: Option<&Floats<'_>>,
+) -> PyResult<Rows> {
+    let station = indices("station", station)?;
+    Ok(Rows {
+        quantity: indices("quantity", quantity)?,
+        time_h: floats(time_h),
+        innovation: floats(innovation),
+        obs_error: floats(obs_error),
+        amplitude: amplitude.map_or_else(|| vec![1.0; station.len()], floats),
+        station,
+    })
+}
+
 #[pymethods]
 impl PyAnalysis {
     #[new]
-    #[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, time_h, innovation, obs_error, n_threads=0))]
+    #[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, innovation, obs_error, amplitude=None, max_jitter=0.0, n_threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -405,22 +465,28 @@ impl PyAnalysis {
         station_latitude_deg: Floats<'_>,
         station_longitude_deg: Floats<'_>,
         station: PyReadonlyArray1<'_, i64>,
+        quantity: PyReadonlyArray1<'_, i64>,
         time_h: Floats<'_>,
         innovation: Floats<'_>,
         obs_error: Floats<'_>,
+        amplitude: Option<Floats<'_>>,
+        max_jitter: f64,
         n_threads: usize,
     ) -> PyResult<Self> {
         let terms = terms.iter().map(|term| term.term.clone()).collect();
         let latitude = floats(&station_latitude_deg);
         let longitude = floats(&station_longitude_deg);
-        let rows = Rows {
-            station: stations(&station)?,
-            time_h: floats(&time_h),
-            innovation: floats(&innovation),
-            obs_error: floats(&obs_error),
-        };
+        let rows = rows(
+            &station,
+            &quantity,
+            &time_h,
+            &innovation,
+            &obs_error,
+            amplitude.as_ref(),
+        )?;
         let analysis = py.detach(|| {
-            Analysis::new(Network::new(terms, &latitude, &longitude)?, rows, n_threads)
+            let network = Network::new(terms, &latitude, &longitude)?;
+            Analysis::new(network, rows, max_jitter, n_threads)
         })?;
         Ok(Self { analysis })
     }
@@ -440,6 +506,11 @@ impl PyAnalysis {
         self.analysis.log_evidence()
     }
 
+    #[getter]
+    fn jitter(&self) -> f64 {
+        self.analysis.jitter()
+    }
+
     fn alpha<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f64>> {
         self.analysis.alpha().to_vec().into_pyarray(py)
     }
@@ -448,6 +519,7 @@ impl PyAnalysis {
         self.analysis.residual().into_pyarray(py)
     }
 
+    #[pyo3(signature = (latitude_deg, longitude_deg, time_h, *, amplitude=None))]
     #[allow(clippy::type_complexity)]
     fn predict<'py>(
         &self,
@@ -455,28 +527,90 @@ impl PyAnalysis {
         latitude_deg: Floats<'py>,
         longitude_deg: Floats<'py>,
         time_h: f64,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
-        let latitude = floats(&latitude_deg);
-        let longitude = floats(&longitude_deg);
-        let estimate = py.detach(|| self.analysis.predict(&latitude, &longitude, time_h))?;
-        Ok((estimate.mean.into_pyarray(py), estimate.sd.into_pyarray(py)))
+        amplitude: Option<Table<'py>>,
+    ) -> PyResult<(Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<f64>>)> {
+        let (mean, sd, _) = self.predict_pairs(
+            py,
+            latitude_deg,
+            longitude_deg,
+            time_h,
+            Vec::new(),
+            amplitude,
+        )?;
+        Ok((mean, sd))
     }
 
-    #[pyo3(signature = (station, time_h, *, is_held_out=false, innovation=None))]
+    #[pyo3(signature = (latitude_deg, longitude_deg, time_h, pairs, *, amplitude=None))]
     #[allow(clippy::type_complexity)]
+    fn predict_pairs<'py>(
+        &self,
+        py: Python<'py>,
+        latitude_deg: Floats<'py>,
+        longitude_deg: Floats<'py>,
+        time_h: f64,
+        pairs: Vec<(usize, usize)>,
+        amplitude: Option<Table<'py>>,
+    ) -> PyResult<(
+        Bound<'py, PyArray2<f64>>,
+        Bound<'py, PyArray2<f64>>,
+        Bound<'py, PyArray2<f64>>,
+    )> {
+        let (latitude, longitude) = (floats(&latitude_deg), floats(&longitude_deg));
+        let (n_quantities, n_points) = (self.analysis.n_quantities(), latitude.len());
+        let amplitude = amplitude_table(amplitude.as_ref(), n_quantities, n_points)?;
+        let estimate = py.detach(|| {
+            let points = analysis::Points {
+                latitude_deg: &latitude,
+                longitude_deg: &longitude,
+                time_h,
+                amplitude: amplitude.as_deref(),
+            };
+            self.analysis.predict(&points, &pairs)
+        })?;
+        Ok((
+            table(py, n_quantities, n_points, estimate.mean)?,
+            table(py, n_quantities, n_points, estimate.sd)?,
+            table(py, pairs.len(), n_points, estimate.covariance)?,
+        ))
+    }
+
+    #[pyo3(signature = (station, quantity, time_h, *, amplitude=None, is_held_out=false, innovation=None))]
+    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
     fn predict_station<'py>(
         &self,
         py: Python<'py>,
         station: usize,
+        quantity: PyReadonlyArray1<'py, i64>,
         time_h: Floats<'py>,
+        amplitude: Option<Floats<'py>>,
         is_held_out: bool,
         innovation: Option<Floats<'py>>,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
+        let quantity = indices("quantity", &quantity)?;
         let time_h = floats(&time_h);
+        let amplitude = amplitude
+            .as_ref()
+            .map_or_else(|| vec![1.0; time_h.len()], floats);
+        for (name, length) in [("quantity", quantity.len()), ("amplitude", amplitude.len())] {
+            if length != time_h.len() {
+                return Err(PyValueError::new_err(format!(
+                    "{name} must have the length of time_h, {}, got {length}",
+                    time_h.len()
+                )));
+            }
+        }
+        let sites: Vec<Site> = (0..time_h.len())
+            .map(|i| Site {
+                station,
+                quantity: quantity[i],
+                time_h: time_h[i],
+                amplitude: amplitude[i],
+            })
+            .collect();
         let innovation = innovation.as_ref().map(floats);
         let estimate = py.detach(|| {
             self.analysis
-                .predict_station(station, &time_h, is_held_out, innovation.as_deref())
+                .predict_station(station, &sites, is_held_out, innovation.as_deref())
         })?;
         Ok((estimate.mean.into_pyarray(py), estimate.sd.into_pyarray(py)))
     }
@@ -500,7 +634,7 @@ impl PyAnalysis {
     ) -> PyResult<(
         Bound<'py, PyArray1<i64>>,
         Bound<'py, PyArray1<f64>>,
-        Py<PyArray2<f64>>,
+        Bound<'py, PyArray2<f64>>,
     )> {
         let innovation = innovation.as_ref().map(floats);
         let held = py.detach(|| {
@@ -508,10 +642,11 @@ impl PyAnalysis {
                 .leave_station_out(station, innovation.as_deref())
         })?;
         let rows: Vec<i64> = held.rows.iter().map(|&row| row as i64).collect();
+        let n = rows.len();
         Ok((
             rows.into_pyarray(py),
             held.residual.into_pyarray(py),
-            square(py, &held.covariance)?,
+            table(py, n, n, held.covariance.as_slice().to_vec())?,
         ))
     }
 
@@ -526,7 +661,7 @@ impl PyAnalysis {
 }
 
 #[pyfunction]
-#[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, time_h, value, innovation, obs_error, minimum, maximum, background_sd, buddy_sd, full_weight_sd, n_threads=0))]
+#[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, value, innovation, obs_error, minimum, maximum, background_sd, buddy_sd, full_weight_sd, amplitude=None, max_jitter=0.0, n_threads=0))]
 #[allow(clippy::too_many_arguments, clippy::type_complexity)]
 fn screen_observations<'py>(
     py: Python<'py>,
@@ -534,33 +669,39 @@ fn screen_observations<'py>(
     station_latitude_deg: Floats<'py>,
     station_longitude_deg: Floats<'py>,
     station: PyReadonlyArray1<'py, i64>,
+    quantity: PyReadonlyArray1<'py, i64>,
     time_h: Floats<'py>,
     value: Floats<'py>,
     innovation: Floats<'py>,
     obs_error: Floats<'py>,
-    minimum: f64,
-    maximum: f64,
+    minimum: Vec<f64>,
+    maximum: Vec<f64>,
     background_sd: f64,
     buddy_sd: f64,
     full_weight_sd: f64,
+    amplitude: Option<Floats<'py>>,
+    max_jitter: f64,
     n_threads: usize,
 ) -> PyResult<(Vec<&'static str>, Bound<'py, PyArray1<f64>>)> {
     let terms = terms.iter().map(|term| term.term.clone()).collect();
     let latitude = floats(&station_latitude_deg);
     let longitude = floats(&station_longitude_deg);
     let value = floats(&value);
-    let rows = Rows {
-        station: stations(&station)?,
-        time_h: floats(&time_h),
-        innovation: floats(&innovation),
-        obs_error: floats(&obs_error),
-    };
+    let rows = rows(
+        &station,
+        &quantity,
+        &time_h,
+        &innovation,
+        &obs_error,
+        amplitude.as_ref(),
+    )?;
     let thresholds = Thresholds {
         minimum,
         maximum,
         background_sd,
         buddy_sd,
         full_weight_sd,
+        max_jitter,
     };
     let screening = py.detach(|| {
         let network = Network::new(terms, &latitude, &longitude)?;

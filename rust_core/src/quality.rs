@@ -8,10 +8,10 @@
 //! one factorisation: with `delta` added to the error variance of row i,
 //! `C' = C - C_:i C_i: delta / (1 + delta C_ii)`, and rejection is the limit of infinite `delta`.
 
-use crate::analysis::{Network, Rows};
 use crate::arguments::thread_pool;
-use crate::error::{KernelError, Result};
+use crate::error::Result;
 use crate::linalg::Matrix;
+use crate::network::{Network, Rows, check_length, invalid};
 
 /// Sweeps of the robust weights: they settle to 1 % within three.
 const WEIGHT_SWEEPS: usize = 3;
@@ -38,15 +38,17 @@ impl Flag {
 /// Thresholds of the checks.
 #[derive(Clone, Debug)]
 pub struct Thresholds {
-    /// Physical limits of the observed value.
-    pub minimum: f64,
-    pub maximum: f64,
+    /// Physical limits of the observed value, one per quantity.
+    pub minimum: Vec<f64>,
+    pub maximum: Vec<f64>,
     /// Limit of the background check in standard deviations of the innovation.
     pub background_sd: f64,
     /// Limit of the buddy check in standard deviations of the leave-one-out residual.
     pub buddy_sd: f64,
     /// Score up to which an observation keeps its full weight.
     pub full_weight_sd: f64,
+    /// As for [`Rows::factorize`].
+    pub max_jitter: f64,
 }
 
 /// Flag and weight of every observation.
@@ -96,50 +98,82 @@ pub fn screen(
     threads: usize,
 ) -> Result<Screening> {
     let m = rows.len();
-    if value.len() != m {
-        return Err(KernelError::InvalidArgument(format!(
-            "value must have the length of station, {m}, got {}",
-            value.len()
-        )));
-    }
+    rows.check_lengths()?;
+    check_length("value", value.len(), m, "station")?;
+    let n_quantities = network.n_quantities();
+    check_length("minimum", thresholds.minimum.len(), n_quantities, "sd")?;
+    check_length("maximum", thresholds.maximum.len(), n_quantities, "sd")?;
     for (name, number) in [
         ("background_sd", thresholds.background_sd),
         ("buddy_sd", thresholds.buddy_sd),
         ("full_weight_sd", thresholds.full_weight_sd),
     ] {
         if number.is_nan() || number <= 0.0 {
-            return Err(KernelError::InvalidArgument(format!(
-                "{name} must be positive, got {number}"
-            )));
+            return Err(invalid(format!("{name} must be positive, got {number}")));
         }
     }
     let mut flag = vec![Flag::Accepted; m];
-    let mut weight = vec![1.0; m];
+    let mut weight = vec![0.0; m];
     for i in 0..m {
-        let is_possible = value[i] >= thresholds.minimum && value[i] <= thresholds.maximum;
+        let quantity = rows.quantity[i];
+        if quantity >= n_quantities {
+            return Err(invalid(format!(
+                "quantity must lie in 0..{n_quantities}, got {quantity}"
+            )));
+        }
+        let is_possible =
+            value[i] >= thresholds.minimum[quantity] && value[i] <= thresholds.maximum[quantity];
+        let variance =
+            network.prior_variance(quantity, rows.amplitude[i]) + rows.obs_error[i].powi(2);
         if !is_possible {
             flag[i] = Flag::PhysicalLimits;
-        } else if let Some(error) = rows.obs_error.get(i) {
-            let variance = network.prior_variance() + error * error;
-            let innovation = rows.innovation.get(i).copied().unwrap_or(f64::NAN);
-            if innovation.abs() > thresholds.background_sd * variance.sqrt() {
-                flag[i] = Flag::BackgroundCheck;
-            }
+        } else if rows.innovation[i].abs() > thresholds.background_sd * variance.sqrt() {
+            flag[i] = Flag::BackgroundCheck;
         }
     }
     let kept: Vec<usize> = (0..m).filter(|&i| flag[i] == Flag::Accepted).collect();
-    let mut judged = judge(network, rows, &kept, threads)?;
-    let kept_error: Vec<f64> = kept.iter().map(|&i| rows.obs_error[i]).collect();
+    let candidates = rows.select(&kept);
+    candidates.check(network)?;
+    // Quantities that nothing correlates cannot judge each other: smaller matrices, the same verdicts.
+    for block in candidates.blocks(network) {
+        let block: Vec<usize> = block.iter().map(|&k| kept[k]).collect();
+        let verdicts = judge(network, rows.select(&block), thresholds, threads)?;
+        for (&i, verdict) in block.iter().zip(verdicts) {
+            match verdict {
+                Some(own) => weight[i] = own,
+                None => flag[i] = Flag::BuddyCheck,
+            }
+        }
+    }
+    Ok(Screening { flag, weight })
+}
+
+/// Buddy check and robust weights: the weight of every row, none for a rejected one.
+fn judge(
+    network: &Network,
+    mut rows: Rows,
+    thresholds: &Thresholds,
+    threads: usize,
+) -> Result<Vec<Option<f64>>> {
+    let precision = thread_pool(threads)?.install(|| {
+        rows.factorize(network, thresholds.max_jitter)
+            .map(|(factor, _)| factor.inverse())
+    })?;
+    let mut judged = Judged {
+        alpha: precision.times_vector(&rows.innovation),
+        precision,
+    };
+    let mut weight = vec![Some(1.0); rows.len()];
 
     // Buddy check: the worst goes first, because it spoils the prediction of its neighbours.
     loop {
-        let worst = (0..kept.len())
-            .filter(|&k| flag[kept[k]] == Flag::Accepted)
+        let worst = (0..rows.len())
+            .filter(|&k| weight[k].is_some())
             .map(|k| (k, judged.alpha[k].abs() / judged.precision.get(k, k).sqrt()))
             .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
         match worst {
             Some((k, score)) if score > thresholds.buddy_sd => {
-                flag[kept[k]] = Flag::BuddyCheck;
+                weight[k] = None;
                 judged.change_error(k, f64::INFINITY);
             }
             _ => break,
@@ -147,55 +181,27 @@ pub fn screen(
     }
 
     for _ in 0..WEIGHT_SWEEPS {
-        let changes: Vec<(usize, f64)> = (0..kept.len())
-            .filter(|&k| flag[kept[k]] == Flag::Accepted)
-            .filter_map(|k| {
-                let variance = kept_error[k] * kept_error[k];
-                let effective = variance / weight[kept[k]];
+        let changes: Vec<(usize, f64, f64)> = (0..rows.len())
+            .filter_map(|k| weight[k].map(|old| (k, old)))
+            .filter_map(|(k, old)| {
+                let variance = rows.obs_error[k].powi(2);
                 let own = judged.precision.get(k, k);
                 // The residual's variance with the nominal error, so that a weight does not excuse itself.
-                let nominal = 1.0 / own - effective + variance;
+                let nominal = 1.0 / own - variance / old + variance;
                 let score = (judged.alpha[k] / own).abs() / nominal.sqrt();
-                let new_weight = if score > thresholds.full_weight_sd {
+                let new = if score > thresholds.full_weight_sd {
                     thresholds.full_weight_sd / score
                 } else {
                     1.0
                 };
-                (new_weight != weight[kept[k]]).then_some((k, new_weight))
+                (new != old).then_some((k, old, new))
             })
             .collect();
-        for (k, new_weight) in changes {
-            let variance = kept_error[k] * kept_error[k];
-            judged.change_error(k, variance / new_weight - variance / weight[kept[k]]);
-            weight[kept[k]] = new_weight;
+        for (k, old, new) in changes {
+            let variance = rows.obs_error[k].powi(2);
+            judged.change_error(k, variance / new - variance / old);
+            weight[k] = Some(new);
         }
     }
-    for i in 0..m {
-        if flag[i] != Flag::Accepted {
-            weight[i] = 0.0;
-        }
-    }
-    Ok(Screening { flag, weight })
-}
-
-fn judge(network: &Network, rows: &Rows, kept: &[usize], threads: usize) -> Result<Judged> {
-    let chosen = |values: &[f64]| -> Vec<f64> {
-        kept.iter()
-            .map(|&i| values.get(i).copied().unwrap_or(f64::NAN))
-            .collect()
-    };
-    let candidates = Rows {
-        station: kept.iter().map(|&i| rows.station[i]).collect(),
-        time_h: chosen(&rows.time_h),
-        innovation: chosen(&rows.innovation),
-        obs_error: chosen(&rows.obs_error),
-    };
-    candidates.check(network)?;
-    let precision = thread_pool(threads)?.install(|| {
-        candidates
-            .factorize(candidates.innovation_covariance(network))
-            .map(|factor| factor.inverse())
-    })?;
-    let alpha = precision.times_vector(&candidates.innovation);
-    Ok(Judged { precision, alpha })
+    Ok(weight)
 }

@@ -1,0 +1,390 @@
+//! Stations, what they observed, and the prior covariance between their observations.
+
+use rayon::prelude::*;
+
+use crate::covariance::{Embedded, Term};
+use crate::error::{KernelError, Result};
+use crate::linalg::{BlockCholesky, Matrix};
+
+/// A squared pivot below this fraction of its variance has lost all its digits to cancellation.
+const RELATIVE_PIVOT_MINIMUM: f64 = 1e-13;
+/// First share of an observation's variance that is added to its error where the factorisation fails.
+const FIRST_JITTER: f64 = 1e-10;
+
+pub(crate) fn invalid(message: String) -> KernelError {
+    KernelError::InvalidArgument(message)
+}
+
+pub(crate) fn check_finite(name: &str, values: &[f64]) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(invalid(format!(
+            "{name} must be finite, got {} at index {index}",
+            values[index]
+        ))),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn check_length(name: &str, length: usize, expected: usize, of: &str) -> Result<()> {
+    if length == expected {
+        Ok(())
+    } else {
+        Err(invalid(format!(
+            "{name} must have the length of {of}, {expected}, got {length}"
+        )))
+    }
+}
+
+pub(crate) fn check_not_negative(name: &str, values: &[f64]) -> Result<()> {
+    match values.iter().find(|value| !(**value >= 0.0)) {
+        Some(value) => Err(invalid(format!("{name} must not be negative, got {value}"))),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn check_places(latitude_deg: &[f64], longitude_deg: &[f64], what: &str) -> Result<()> {
+    let latitude_name = format!("{what}latitude_deg");
+    let longitude_name = format!("{what}longitude_deg");
+    check_length(
+        &longitude_name,
+        longitude_deg.len(),
+        latitude_deg.len(),
+        &latitude_name,
+    )?;
+    check_finite(&latitude_name, latitude_deg)?;
+    check_finite(&longitude_name, longitude_deg)?;
+    match latitude_deg.iter().find(|value| value.abs() > 90.0) {
+        Some(value) => Err(invalid(format!(
+            "{latitude_name} must lie in -90..90, got {value}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_index(name: &str, values: &[usize], n: usize) -> Result<()> {
+    match values.iter().find(|value| **value >= n) {
+        Some(value) => Err(invalid(format!("{name} must lie in 0..{n}, got {value}"))),
+        None => Ok(()),
+    }
+}
+
+/// A quantity at a station and time.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    pub station: usize,
+    pub quantity: usize,
+    pub time_h: f64,
+    /// Factor on the standard deviation of the terms that are modulated.
+    pub amplitude: f64,
+}
+
+/// Stations and the covariance between them.
+pub struct Network {
+    terms: Vec<Term>,
+    /// Per term, the stations in its metric.
+    places: Vec<Vec<Embedded>>,
+    /// Per term, the spatial correlation between stations, shape (S, S).
+    between_stations: Vec<Matrix>,
+    n_stations: usize,
+}
+
+impl Network {
+    /// Stations at magnetic (quasi-dipole) coordinates in degrees.
+    pub fn new(terms: Vec<Term>, latitude_deg: &[f64], longitude_deg: &[f64]) -> Result<Self> {
+        let Some(first) = terms.first() else {
+            return Err(invalid(
+                "terms must hold at least one covariance term".to_string(),
+            ));
+        };
+        let n_quantities = first.n_quantities();
+        if let Some(other) = terms.iter().find(|t| t.n_quantities() != n_quantities) {
+            return Err(invalid(format!(
+                "every term must have sd for the same quantities, got {n_quantities} and {}",
+                other.n_quantities()
+            )));
+        }
+        check_places(latitude_deg, longitude_deg, "station_")?;
+        let n_stations = latitude_deg.len();
+        let places: Vec<Vec<Embedded>> = terms
+            .iter()
+            .map(|term| {
+                latitude_deg
+                    .iter()
+                    .zip(longitude_deg)
+                    .map(|(&latitude, &longitude)| term.shape().embed(latitude, longitude))
+                    .collect()
+            })
+            .collect();
+        let between_stations = terms
+            .iter()
+            .zip(&places)
+            .map(|(term, place)| {
+                let mut matrix = Matrix::zeros(n_stations, n_stations);
+                for i in 0..n_stations {
+                    for j in 0..n_stations {
+                        let correlation = if i == j {
+                            1.0
+                        } else {
+                            term.shape().spatial_correlation(&place[i], &place[j])
+                        };
+                        matrix.set(i, j, correlation);
+                    }
+                }
+                matrix
+            })
+            .collect();
+        Ok(Self {
+            terms,
+            places,
+            between_stations,
+            n_stations,
+        })
+    }
+
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
+    pub fn n_stations(&self) -> usize {
+        self.n_stations
+    }
+
+    pub fn n_quantities(&self) -> usize {
+        self.terms[0].n_quantities()
+    }
+
+    /// The stations in the metric of a term.
+    pub(crate) fn places(&self, term: usize) -> &[Embedded] {
+        &self.places[term]
+    }
+
+    pub(crate) fn spatial_correlation(&self, term: usize, a: usize, b: usize) -> f64 {
+        self.between_stations[term].get(a, b)
+    }
+
+    /// Prior variance of an observation without its error: all terms.
+    pub fn prior_variance(&self, quantity: usize, amplitude: f64) -> f64 {
+        self.terms
+            .iter()
+            .map(|term| {
+                term.between_quantities(quantity, quantity) * term.factor(amplitude).powi(2)
+            })
+            .sum()
+    }
+
+    /// Prior covariance of two sites.
+    fn between(&self, a: &Site, b: &Site) -> f64 {
+        let mut total = 0.0;
+        for (term, matrix) in self.terms.iter().zip(&self.between_stations) {
+            let scale =
+                term.between_quantities(a.quantity, b.quantity) * matrix.get(a.station, b.station);
+            if scale != 0.0 {
+                total += scale
+                    * (term.factor(a.amplitude) * term.factor(b.amplitude))
+                    * term.shape().temporal_correlation(a.time_h - b.time_h);
+            }
+        }
+        total
+    }
+
+    /// Covariance between rows and sites, shape (rows, sites).
+    pub(crate) fn cross_covariance(&self, rows: &Rows, sites: &[Site]) -> Matrix {
+        Matrix::from_columns(rows.len(), sites.len(), |j, column| {
+            for (i, element) in column.iter_mut().enumerate() {
+                *element = self.between(&rows.site(i), &sites[j]);
+            }
+        })
+    }
+
+    /// The quantities that no term correlates with the others go apart: a group number for each.
+    pub(crate) fn groups(&self) -> Vec<usize> {
+        let n = self.n_quantities();
+        let mut group: Vec<usize> = (0..n).collect();
+        for p in 0..n {
+            for q in 0..p {
+                let is_linked = self.terms.iter().any(|t| t.between_quantities(p, q) != 0.0);
+                if is_linked && group[p] != group[q] {
+                    let (from, to) = (group[p].max(group[q]), group[p].min(group[q]));
+                    for value in &mut group {
+                        if *value == from {
+                            *value = to;
+                        }
+                    }
+                }
+            }
+        }
+        group
+    }
+}
+
+/// What was observed: one row per observed quantity.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Index of the station in the network.
+    pub station: Vec<usize>,
+    pub quantity: Vec<usize>,
+    pub time_h: Vec<f64>,
+    /// Observation minus background.
+    pub innovation: Vec<f64>,
+    /// One standard deviation.
+    pub obs_error: Vec<f64>,
+    /// Factor on the standard deviation of modulated terms.
+    pub amplitude: Vec<f64>,
+}
+
+impl Rows {
+    pub fn len(&self) -> usize {
+        self.station.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.station.is_empty()
+    }
+
+    pub(crate) fn site(&self, row: usize) -> Site {
+        Site {
+            station: self.station[row],
+            quantity: self.quantity[row],
+            time_h: self.time_h[row],
+            amplitude: self.amplitude[row],
+        }
+    }
+
+    pub fn check_lengths(&self) -> Result<()> {
+        let m = self.len();
+        check_length("quantity", self.quantity.len(), m, "station")?;
+        check_length("time_h", self.time_h.len(), m, "station")?;
+        check_length("innovation", self.innovation.len(), m, "station")?;
+        check_length("obs_error", self.obs_error.len(), m, "station")?;
+        check_length("amplitude", self.amplitude.len(), m, "station")
+    }
+
+    pub fn check(&self, network: &Network) -> Result<()> {
+        self.check_lengths()?;
+        check_finite("time_h", &self.time_h)?;
+        check_finite("innovation", &self.innovation)?;
+        check_finite("obs_error", &self.obs_error)?;
+        check_finite("amplitude", &self.amplitude)?;
+        check_not_negative("obs_error", &self.obs_error)?;
+        check_not_negative("amplitude", &self.amplitude)?;
+        check_index("station", &self.station, network.n_stations)?;
+        check_index("quantity", &self.quantity, network.n_quantities())
+    }
+
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let floats = |values: &[f64]| rows.iter().map(|&i| values[i]).collect();
+        let indices = |values: &[usize]| rows.iter().map(|&i| values[i]).collect();
+        Self {
+            station: indices(&self.station),
+            quantity: indices(&self.quantity),
+            time_h: floats(&self.time_h),
+            innovation: floats(&self.innovation),
+            obs_error: floats(&self.obs_error),
+            amplitude: floats(&self.amplitude),
+        }
+    }
+
+    /// The rows of each group of quantities that no term correlates with the others: S has zeros between them.
+    pub(crate) fn blocks(&self, network: &Network) -> Vec<Vec<usize>> {
+        let group = network.groups();
+        let mut blocks = vec![Vec::new(); network.n_quantities()];
+        for (row, &quantity) in self.quantity.iter().enumerate() {
+            blocks[group[quantity]].push(row);
+        }
+        blocks.retain(|rows| !rows.is_empty());
+        blocks
+    }
+
+    /// Lower triangle of the innovation covariance S, shape (m, m).
+    fn innovation_covariance(&self, network: &Network) -> Matrix {
+        Matrix::from_columns(self.len(), self.len(), |j, column| {
+            let site = self.site(j);
+            for (i, element) in column.iter_mut().enumerate().skip(j) {
+                *element = network.between(&self.site(i), &site);
+            }
+            column[j] += self.obs_error[j].powi(2);
+        })
+    }
+
+    /// Factor of S, and the share of its variance by which every observation's error variance was raised: 0, or as
+    /// little as makes S positive definite, up to `max_jitter`. The raise is in `obs_error` afterwards.
+    ///
+    /// When that is not enough, the error names the most correlated pair of observations.
+    pub fn factorize(
+        &mut self,
+        network: &Network,
+        max_jitter: f64,
+    ) -> Result<(BlockCholesky, f64)> {
+        let mut covariance = self.innovation_covariance(network);
+        let variance: Vec<f64> = (0..self.len()).map(|i| covariance.get(i, i)).collect();
+        let mut jitter = 0.0;
+        loop {
+            let blocks = self.blocks(network);
+            if let Ok(factor) = BlockCholesky::new(&covariance, blocks, RELATIVE_PIVOT_MINIMUM) {
+                for (error, variance) in self.obs_error.iter_mut().zip(&variance) {
+                    if jitter > 0.0 {
+                        *error = (*error * *error + jitter * variance).sqrt();
+                    }
+                }
+                return Ok((factor, jitter));
+            }
+            let next = if jitter == 0.0 {
+                FIRST_JITTER
+            } else {
+                10.0 * jitter
+            };
+            if next > max_jitter {
+                return Err(self.not_positive_definite(&covariance));
+            }
+            jitter = next;
+            for (i, variance) in variance.iter().enumerate() {
+                covariance.set(i, i, variance * (1.0 + jitter));
+            }
+        }
+    }
+
+    fn not_positive_definite(&self, covariance: &Matrix) -> KernelError {
+        let (i, j, correlation) = (0..self.len())
+            .into_par_iter()
+            .flat_map_iter(|j| {
+                (j + 1..self.len()).map(move |i| {
+                    let scale = (covariance.get(i, i) * covariance.get(j, j)).sqrt();
+                    let correlation = if scale > 0.0 {
+                        covariance.get(i, j) / scale
+                    } else {
+                        1.0
+                    };
+                    (j, i, correlation)
+                })
+            })
+            .reduce(
+                || (0, 0, f64::NEG_INFINITY),
+                |a, b| {
+                    if b.2 > a.2 || (b.2 == a.2 && (b.1, b.0) < (a.1, a.0)) {
+                        b
+                    } else {
+                        a
+                    }
+                },
+            );
+        if i == j {
+            return KernelError::NotPositiveDefinite(
+                "the innovation covariance is not positive definite: observation 0 has no prior variance \
+                 and no obs_error"
+                    .to_string(),
+            );
+        }
+        let describe = |row: usize| {
+            format!(
+                "{row} (station {}, quantity {}, time_h {}, obs_error {})",
+                self.station[row], self.quantity[row], self.time_h[row], self.obs_error[row]
+            )
+        };
+        KernelError::NotPositiveDefinite(format!(
+            "the innovation covariance is not positive definite: observations {} and {} have correlation \
+             {correlation}; drop one of the duplicates or give them a larger obs_error",
+            describe(i),
+            describe(j),
+        ))
+    }
+}
