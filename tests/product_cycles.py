@@ -43,6 +43,8 @@ def make_analysis(latitude_deg: np.ndarray, longitude_deg: np.ndarray, valid_tim
             "hmf2_km_sd": 12.0 + 0.0 * latitude,
             "m3000f2": 3.0 + 0.0 * latitude,
             "m3000f2_sd": 0.1 + 0.0 * latitude,
+            "b0_km": 90.0 + 0.0 * latitude,
+            "b0_km_sd": 15.0 + 0.0 * latitude,
             "muf3000_mhz": 3.0 * fof2,
             "muf3000_mhz_sd": 0.9 + 0.0 * latitude,
             "fxf2_mhz": fof2 + 0.65,
@@ -51,6 +53,7 @@ def make_analysis(latitude_deg: np.ndarray, longitude_deg: np.ndarray, valid_tim
             "fof2_background_mhz": fof2 - 0.3 * np.sin(np.radians(3 * latitude)),
             "hmf2_background_km": 275.0 + latitude,
             "m3000f2_background": 3.0 + 0.0 * latitude,
+            "b0_background_km": 95.0 + 0.0 * latitude,
         }
     )
 

@@ -62,6 +62,8 @@ def analysed(
         fof2_mhz=fof2_factor * state.fof2_mhz,
         hmf2_km=state.hmf2_km + 15.0,
         m3000f2=0.97 * state.m3000f2,
+        b0_background_km=state.b0_km,
+        b0_km=state.b0_km,
     )
     return Analysis(rows, valid_time, str(rows["cycle_id"].iloc[0]), lead_h, IG12)
 
@@ -88,7 +90,8 @@ def test_b0_is_the_analysis_where_it_holds_it(background: Background) -> None:
     grid = Grid.box(40.0, 0.0, 60.0, 30.0, 5.0)
     analysis = analysed(background, grid)
     prior = background.on_grid(VALID_TIME, *grid.points(), IG12).b0_km
-    without = compute_density(analysis, grid, HEIGHTS_KM, background)
+    bare = replace(analysis, rows=analysis.rows.drop(columns=["b0_km", "b0_background_km"]))
+    without = compute_density(bare, grid, HEIGHTS_KM, background)
     assert without.analysed == ("fof2_mhz", "hmf2_km", "m3000f2")
     np.testing.assert_allclose(without.peaks.b0_km, prior, rtol=1e-12)
     rows = analysis.rows.assign(b0_km=0.8 * prior, b0_background_km=prior)
