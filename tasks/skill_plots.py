@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH_PX = 1400
 DPI = 100
 HELD_OUT = "#1f6f8b"
-COLOURS = {"fof2_mhz": "#1f6f8b", "hmf2_km": "#c8553d", "m3000f2": "#7a6c9d"}
+COLOURS = {"fof2_mhz": "#1f6f8b", "hmf2_km": "#c8553d", "m3000f2": "#7a6c9d", "b0_km": "#6a994e"}
 #: score, legend, colour, marker
 METHODS = (
     ("rmse", "held out", HELD_OUT, "o"),
@@ -133,11 +133,14 @@ def draw_by_distance(rows: pd.DataFrame, path: Path) -> None:
                     label=legend,
                 )
             if len(groups) <= 12:
-                for (sounder_id, _), x, line in zip(groups, distance, table, strict=True):
-                    if np.isfinite(x):
+                # Neighbours share a distance: their names go to either side.
+                errors = [line["rmse"] for line in table]
+                for number, at in enumerate(np.lexsort((errors, distance))):
+                    if np.isfinite(distance[at]):
+                        side = -1 if number % 2 else 1
                         axes.annotate(
-                            str(sounder_id), (x, line["rmse"]), (9, 0), textcoords="offset points", va="center",
-                            fontsize=9, color=QUIET,
+                            str(groups[at][0]), (distance[at], errors[at]), (9 * side, 0), textcoords="offset points",
+                            va="center", ha="left" if side > 0 else "right", fontsize=9, color=QUIET,
                         )  # fmt: skip
             axes.set_xlim(0.0, 1.18 * np.nanmax(distance) if np.isfinite(distance).any() else 1.0)
             axes.set_ylim(bottom=0.0)

@@ -17,8 +17,8 @@ from tasks.background import Background
 Array: TypeAlias = NDArray[np.float64]
 Line: TypeAlias = dict[str, Any]
 
-NAMES = {"fof2_mhz": "foF2, MHz", "hmf2_km": "hmF2, km", "m3000f2": "M(3000)F2"}
-DIGITS = {"fof2_mhz": 3, "hmf2_km": 1, "m3000f2": 3}
+NAMES = {"fof2_mhz": "foF2, MHz", "hmf2_km": "hmF2, km", "m3000f2": "M(3000)F2", "b0_km": "B0, km"}
+DIGITS = {"fof2_mhz": 3, "hmf2_km": 1, "m3000f2": 3, "b0_km": 1}
 REFERENCES = {
     "iri_index": "IRI, one index",
     "kc2g_kernel": "KC2G's kernel",
