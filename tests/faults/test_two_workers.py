@@ -21,6 +21,6 @@ def test_workers_that_race_lose_and_double_nothing(
         racing = [start_victim(victims.land_once, trial.settings.home) for _ in range(2)]
         kill_after(start_victim(victims.land_for_ever, trial.settings.home), trial.chance.uniform(0.0, 1.0))
         for process in racing:
-            process.join(120)
+            process.join(240)
             assert process.exitcode == 0
     trial.conclude("two workers racing, a third killed", len(runs))
