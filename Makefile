@@ -66,8 +66,8 @@ format: setup  ## ruff and cargo fmt
 test-slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-faults: setup  ## kills, cuts and full disks, many times over; prints a table (some 10 minutes)
-	$(BIN)/python -m pytest tests/faults --faults-size long --timeout 1800
+faults: setup  ## kills, cuts and full disks, many times over; prints a table (budget: half an hour on 2 idle cores)
+	$(BIN)/python -m pytest tests/faults --faults-size long --timeout 3600
 
 SECONDS ?= 60
 fuzz: setup  ## look for bytes that break a parser; SECONDS=n for each of them
