@@ -160,6 +160,50 @@ class Analysis:
 
         The covariance includes the observation errors; `innovation` (m,) replaces the innovations.
         """
+    def evidence_gradient(self) -> list[tuple[str, float]]:
+        """Derivatives of `log_evidence` by name: `terms[0].sd[1]`, `.zonal_km`, `.meridional_km`, `.time_scale_h`,
+        `.phase_scale_h` and `obs_error`, a factor common to all errors, with respect to the logarithm, and
+        `terms[0].correlation[0,1]` with respect to the correlation (Rasmussen and Williams 2006, equation 5.9).
+        """
+    def variance_bought(
+        self,
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        time_h: float,
+        *,
+        weight: NDArray[np.float64],
+        amplitude: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """By how much the variance at targets (G,), weighted and summed, would rise without each station: (S, Q)."""
+    def upgrade_gain(
+        self,
+        error_factor: float,
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        time_h: float,
+        *,
+        weight: NDArray[np.float64],
+        amplitude: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """By how much it would fall with each station's observation errors multiplied by `error_factor`: (S, Q)."""
+    def candidate_gain(
+        self,
+        candidate_latitude_deg: NDArray[np.float64],
+        candidate_longitude_deg: NDArray[np.float64],
+        noise: NDArray[np.float64],
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        time_h: float,
+        *,
+        weight: NDArray[np.float64],
+        candidate_amplitude: NDArray[np.float64] | None = None,
+        amplitude: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """By how much it would fall with one sounding of a new station at each of K places, at `time_h`: (K, Q).
+
+        `noise` (Q,) is the sounding's error, infinite for a quantity that it does not observe; station terms count as
+        error too. `candidate_amplitude` (Q, K).
+        """
     def station_information(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Degrees of freedom for signal and information gain in nats of every station, shapes (S,)."""
 

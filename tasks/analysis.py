@@ -33,6 +33,8 @@ class Solved:
     is_scored: NDArray[np.bool_]
     held_out: Prediction
     chi2: float | None
+    obs_errors: dict[str, dict[str, float]]
+    """By class of confidence, see `diagnose`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,25 @@ def forward(values: Array, quantity: Quantity) -> Array:
         invalid="ignore", divide="ignore"
     ):  # impossible values are stopped by the physical limits
         return np.log(values)
+
+
+def diagnose(
+    residual: Array, innovation: Array, error: Array, classes: NDArray[np.str_]
+) -> dict[str, dict[str, float]]:
+    """Observation errors as assumed and as the analysis finds them, by class (Desroziers et al. 2005, equation 1).
+
+    With right covariances the mean of residual times innovation, (y - H xa)(y - H xb), is the error variance. All
+    arguments (n,), in the unit of the innovations; `diagnosed_variance` may be negative in small samples.
+    """
+    return {
+        str(name): {
+            "n": int(own.sum()),
+            "assumed_variance": float(np.mean(error[own] ** 2)),
+            "diagnosed_variance": float(np.mean(residual[own] * innovation[own])),
+        }
+        for name in np.unique(classes)
+        for own in [classes == name]
+    }
 
 
 def solve(
@@ -193,6 +214,7 @@ def solve(
             variance[own] = sd**2 + error[own] ** 2
             mean, _ = analysis.predict_station(number, **at)
             fitted[own] = prior[own] + mean
+    confidence_class = kernel.confidence.class_of(confidence)[rows]
     misfit = np.zeros(rows.size)
     misfit[used] = innovation[used] * analysis.alpha()
 
@@ -220,7 +242,8 @@ def solve(
                 "holdout_sd": prediction.sd,
             }
         )
-        n_used = int((flag[own] == "accepted").sum())
+        mine = used[quantity[used] == number]
+        n_used = mine.size
         return Solved(
             feedback=feedback,
             rows=rows[own],
@@ -228,6 +251,9 @@ def solve(
             held_out=prediction,
             # The expectation of d_i (S^-1 d)_i is 1 for every row, so the sum over one quantity's rows is its share.
             chi2=float(misfit[own].sum()) / n_used if n_used else None,
+            obs_errors=diagnose(
+                transformed[mine] - fitted[mine], innovation[mine], effective[mine], confidence_class[mine]
+            ),
         )
 
     degrees, gain = analysis.station_information()

@@ -134,6 +134,7 @@ def run_cycle(
             name: dict(sorted(Counter(part.feedback["qc_flag"]).items())) for name, part in solved.items()
         },
         "chi2": {name: part.chi2 for name, part in solved.items()},
+        "obs_errors": {name: part.obs_errors for name, part in solved.items()},
         "log_evidence": now.joint.log_evidence,
         "jitter": now.joint.jitter,
         "stations": now.joint.information,

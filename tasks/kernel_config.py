@@ -62,6 +62,15 @@ class Confidence(Section):
     high: float = Field(ge=0, le=100)
     medium: float = Field(ge=0, le=100)
 
+    def class_of(self, confidence_score: NDArray[np.float64]) -> NDArray[np.str_]:
+        """Class of each observation by its confidence score (0-100, 999 manual, -1 or NaN unknown)."""
+        score = np.where(np.isnan(confidence_score), -1.0, confidence_score)
+        return np.select(
+            [score == MANUAL_CONFIDENCE, score < 0, score >= self.high, score >= self.medium],
+            ["manual", "unknown", "high", "medium"],
+            "low",
+        )
+
 
 class ObsError(Section):
     """Observation error (1 sd, unit of the quantity) by class of confidence."""
@@ -74,11 +83,8 @@ class ObsError(Section):
 
     def of(self, confidence_score: NDArray[np.float64], classes: Confidence) -> NDArray[np.float64]:
         """Error of each observation from its confidence score (0-100, 999 manual, -1 or NaN unknown)."""
-        score = np.where(np.isnan(confidence_score), -1.0, confidence_score)
-        return np.select(
-            [score == MANUAL_CONFIDENCE, score < 0, score >= classes.high, score >= classes.medium],
-            [self.manual, self.unknown, self.high, self.medium],
-            self.low,
+        return np.array(
+            [getattr(self, name) for name in classes.class_of(confidence_score)], dtype=np.float64
         )
 
 

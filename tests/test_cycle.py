@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from tasks.analysis import diagnose
 from tasks.background import Background, f107_to_ig12
 from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, run_cycle
@@ -429,6 +430,37 @@ def test_the_amplitude_scales_the_prior_of_modulated_terms() -> None:
     assert ratio.min() < 0.75
     assert ratio.max() == pytest.approx(1.0)
     np.testing.assert_array_equal(column(smaller, "hmf2_km_sd"), column(plain, "hmf2_km_sd"))
+
+
+def test_right_observation_errors_are_found_right_and_wrong_ones_wrong() -> None:
+    """A truth drawn from the prior, seen with known errors: Desroziers finds them whatever was assumed."""
+    random = np.random.default_rng(3)
+    n = 300
+    distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / 20
+    prior = np.exp(-distance)
+    truth = np.linalg.cholesky(prior + 1e-12 * np.eye(n)) @ random.normal(size=n)
+    error = np.where(np.arange(n) % 2, 0.2, 0.4)
+    innovation = truth + random.normal(size=n) * error
+    weights = np.linalg.solve(prior + np.diag(error**2), innovation)
+    classes = np.where(np.arange(n) % 2, "high", "low")
+    found = diagnose(error**2 * weights, innovation, error, classes)
+    for name, true in (("high", 0.2), ("low", 0.4)):
+        assert found[name]["n"] == n // 2
+        assert found[name]["assumed_variance"] == pytest.approx(true**2)
+        assert found[name]["diagnosed_variance"] == pytest.approx(true**2, rel=0.35)
+    weights = np.linalg.solve(prior + np.diag((2 * error) ** 2), innovation)
+    doubted = diagnose((2 * error) ** 2 * weights, innovation, 2 * error, classes)
+    assert doubted["low"]["diagnosed_variance"] < 0.8 * doubted["low"]["assumed_variance"]
+
+
+def test_observation_errors_are_diagnosed_by_class() -> None:
+    observations = ionograms(3.0)
+    observations.loc[observations["sounder_id"] == "AAA01", "confidence_score"] = 999.0
+    errors = cycle(observations).metadata["obs_errors"]
+    assert set(errors) == {"fof2_mhz", "hmf2_km", "m3000f2", "b0_km"}
+    assert set(errors["hmf2_km"]) == {"high", "manual"}
+    assert errors["hmf2_km"]["manual"]["assumed_variance"] == pytest.approx(10.0**2, rel=0.05)
+    assert cycle(observations.iloc[:0]).metadata["obs_errors"]["hmf2_km"] == {}
 
 
 def test_a_covariance_without_errors_is_survived_and_recorded() -> None:

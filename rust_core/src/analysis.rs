@@ -270,6 +270,11 @@ impl Analysis {
         Compression::new(&self.network, &self.rows, time_h)
     }
 
+    /// `L^-1 T`.
+    pub(crate) fn whiten(&self, right: Matrix) -> Matrix {
+        self.factor.solve_lower(right)
+    }
+
     pub(crate) fn prior_covariance(
         &self,
         points: &Points<'_>,
@@ -312,7 +317,7 @@ impl Analysis {
         let whitened: Vec<Matrix> = compression
             .temporal
             .iter()
-            .map(|temporal| self.factor.solve_lower(temporal.clone()))
+            .map(|temporal| self.whiten(temporal.clone()))
             .collect();
         // Every (p, q) whose covariance is wanted; the first ones are the variances.
         let wanted: Vec<(usize, usize)> = (0..n_quantities)

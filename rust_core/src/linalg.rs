@@ -95,6 +95,24 @@ impl Matrix {
         chosen
     }
 
+    /// The rows at `index`, all columns.
+    pub fn select_rows(&self, index: &[usize]) -> Self {
+        let mut chosen = Self::zeros(index.len(), self.n_columns);
+        for j in 0..self.n_columns {
+            for (i, &row) in index.iter().enumerate() {
+                chosen.set(i, j, self.get(row, j));
+            }
+        }
+        chosen
+    }
+
+    /// Adds a matrix of the same shape.
+    pub fn add(&mut self, other: &Matrix) {
+        for (sum, value) in self.data.iter_mut().zip(&other.data) {
+            *sum += value;
+        }
+    }
+
     /// `A v`, shape (n_rows,).
     pub fn times_vector(&self, vector: &[f64]) -> Vec<f64> {
         let mut product = vec![0.0; self.n_rows];
@@ -132,6 +150,33 @@ impl Matrix {
     /// `A' A`, column blocks in parallel.
     pub fn gram(&self) -> Matrix {
         self.transpose_times(self)
+    }
+
+    /// `A A'`, column blocks in parallel.
+    pub fn outer(&self) -> Matrix {
+        let n = self.n_rows;
+        let mut product = Matrix::zeros(n, n);
+        if product.data.is_empty() || self.n_columns == 0 {
+            return product;
+        }
+        product
+            .data
+            .par_chunks_mut(BLOCK_COLUMNS * n)
+            .enumerate()
+            .for_each(|(block, chunk)| {
+                let width = chunk.len() / n;
+                matmul(
+                    MatMut::from_column_major_slice_mut(chunk, n, width),
+                    Accum::Replace,
+                    self.view(),
+                    self.view()
+                        .subrows(block * BLOCK_COLUMNS, width)
+                        .transpose(),
+                    1.0,
+                    Par::Seq,
+                );
+            });
+        product
     }
 
     /// `A' B`, column blocks in parallel.

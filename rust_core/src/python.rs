@@ -17,6 +17,7 @@ use crate::linalg::Matrix;
 use crate::magnetic::QuasiDipole;
 use crate::main_field::{self, Field};
 use crate::network::{Network, Rows, Site};
+use crate::placement::Targets;
 use crate::profile::{self, Peaks, Profile};
 use crate::quality::{Flag, Thresholds, screen};
 use crate::solar_index;
@@ -555,18 +556,9 @@ impl PyAnalysis {
         Bound<'py, PyArray2<f64>>,
         Bound<'py, PyArray2<f64>>,
     )> {
-        let (latitude, longitude) = (floats(&latitude_deg), floats(&longitude_deg));
-        let (n_quantities, n_points) = (self.analysis.n_quantities(), latitude.len());
-        let amplitude = amplitude_table(amplitude.as_ref(), n_quantities, n_points)?;
-        let estimate = py.detach(|| {
-            let points = analysis::Points {
-                latitude_deg: &latitude,
-                longitude_deg: &longitude,
-                time_h,
-                amplitude: amplitude.as_deref(),
-            };
-            self.analysis.predict(&points, &pairs)
-        })?;
+        let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
+        let (n_quantities, n_points) = (self.analysis.n_quantities(), targets.latitude_deg.len());
+        let estimate = py.detach(|| self.analysis.predict(&targets.points(), &pairs))?;
         Ok((
             table(py, n_quantities, n_points, estimate.mean)?,
             table(py, n_quantities, n_points, estimate.sd)?,
@@ -650,6 +642,91 @@ impl PyAnalysis {
         ))
     }
 
+    fn evidence_gradient(&self, py: Python<'_>) -> Vec<(String, f64)> {
+        py.detach(|| self.analysis.evidence_gradient())
+    }
+
+    #[pyo3(signature = (latitude_deg, longitude_deg, time_h, *, weight, amplitude=None))]
+    fn variance_bought<'py>(
+        &self,
+        py: Python<'py>,
+        latitude_deg: Floats<'py>,
+        longitude_deg: Floats<'py>,
+        time_h: f64,
+        weight: Floats<'py>,
+        amplitude: Option<Table<'py>>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
+        let weight = floats(&weight);
+        let values = py.detach(|| {
+            self.analysis.variance_bought(&Targets {
+                points: targets.points(),
+                weight: &weight,
+            })
+        })?;
+        self.by_quantity(py, values)
+    }
+
+    #[pyo3(signature = (error_factor, latitude_deg, longitude_deg, time_h, *, weight, amplitude=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn upgrade_gain<'py>(
+        &self,
+        py: Python<'py>,
+        error_factor: f64,
+        latitude_deg: Floats<'py>,
+        longitude_deg: Floats<'py>,
+        time_h: f64,
+        weight: Floats<'py>,
+        amplitude: Option<Table<'py>>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
+        let weight = floats(&weight);
+        let values = py.detach(|| {
+            self.analysis.upgrade_gain(
+                error_factor,
+                &Targets {
+                    points: targets.points(),
+                    weight: &weight,
+                },
+            )
+        })?;
+        self.by_quantity(py, values)
+    }
+
+    #[pyo3(signature = (candidate_latitude_deg, candidate_longitude_deg, noise, latitude_deg, longitude_deg, time_h, *, weight, candidate_amplitude=None, amplitude=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn candidate_gain<'py>(
+        &self,
+        py: Python<'py>,
+        candidate_latitude_deg: Floats<'py>,
+        candidate_longitude_deg: Floats<'py>,
+        noise: Floats<'py>,
+        latitude_deg: Floats<'py>,
+        longitude_deg: Floats<'py>,
+        time_h: f64,
+        weight: Floats<'py>,
+        candidate_amplitude: Option<Table<'py>>,
+        amplitude: Option<Table<'py>>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let candidates = self.targets(
+            candidate_latitude_deg,
+            candidate_longitude_deg,
+            time_h,
+            candidate_amplitude,
+        )?;
+        let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
+        let (noise, weight) = (floats(&noise), floats(&weight));
+        let values = py.detach(|| {
+            let targets = Targets {
+                points: targets.points(),
+                weight: &weight,
+            };
+            self.analysis
+                .candidate_gain(&candidates.points(), &noise, &targets)
+        })?;
+        self.by_quantity(py, values)
+    }
+
     #[allow(clippy::type_complexity)]
     fn station_information<'py>(
         &self,
@@ -657,6 +734,57 @@ impl PyAnalysis {
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
         let (degrees, gain) = py.detach(|| self.analysis.station_information())?;
         Ok((degrees.into_pyarray(py), gain.into_pyarray(py)))
+    }
+}
+
+/// Points that outlive the hold on the interpreter.
+struct OwnedPoints {
+    latitude_deg: Vec<f64>,
+    longitude_deg: Vec<f64>,
+    time_h: f64,
+    amplitude: Option<Vec<f64>>,
+}
+
+impl OwnedPoints {
+    fn points(&self) -> analysis::Points<'_> {
+        analysis::Points {
+            latitude_deg: &self.latitude_deg,
+            longitude_deg: &self.longitude_deg,
+            time_h: self.time_h,
+            amplitude: self.amplitude.as_deref(),
+        }
+    }
+}
+
+impl PyAnalysis {
+    fn targets(
+        &self,
+        latitude_deg: Floats<'_>,
+        longitude_deg: Floats<'_>,
+        time_h: f64,
+        amplitude: Option<Table<'_>>,
+    ) -> PyResult<OwnedPoints> {
+        let latitude_deg = floats(&latitude_deg);
+        Ok(OwnedPoints {
+            longitude_deg: floats(&longitude_deg),
+            time_h,
+            amplitude: amplitude_table(
+                amplitude.as_ref(),
+                self.analysis.n_quantities(),
+                latitude_deg.len(),
+            )?,
+            latitude_deg,
+        })
+    }
+
+    /// Values (n, Q).
+    fn by_quantity<'py>(
+        &self,
+        py: Python<'py>,
+        values: Vec<f64>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let n_quantities = self.analysis.n_quantities();
+        table(py, values.len() / n_quantities, n_quantities, values)
     }
 }
 

@@ -1,0 +1,160 @@
+"""What sounders are worth for a map, against refits with a station left out, made better, or added."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import rust_core
+from tests.reference.gaussian_process import posterior
+from tests.reference.problems import LOOSE_TERMS, TERMS, Array, Problem, Q, Term, covariance, grid, problem
+
+both_terms = pytest.mark.parametrize("terms", [TERMS, LOOSE_TERMS])
+LATITUDE, LONGITUDE, AMPLITUDE, POINTS = grid(n_points=90)
+WEIGHT = np.random.default_rng(5).uniform(0, 2, 90)
+TARGETS: dict[str, Any] = {"weight": WEIGHT, "amplitude": AMPLITUDE}
+AT = (LATITUDE, LONGITUDE, 0.5)
+
+
+def summed_variance(p: Problem, terms: list[Term]) -> Array:
+    """Weighted sum over the targets of the variance of every quantity, shape (Q,), by the oracle."""
+    _, cov = posterior(
+        covariance(terms, p.places, p.places, mapped_only=False),
+        covariance(terms, p.places, POINTS, mapped_only=True),
+        covariance(terms, POINTS, POINTS, mapped_only=True),
+        p.innovation,
+        p.error,
+    )
+    return np.asarray(np.diag(cov).reshape(Q, -1) @ WEIGHT)
+
+
+@both_terms
+def test_the_variance_bought_equals_refits_without_the_station(terms: list[Term]) -> None:
+    p = problem(21)
+    bought = p.solve(terms).variance_bought(*AT, **TARGETS)
+    whole = summed_variance(p, terms)
+    for station in range(p.latitude.size):
+        expected = summed_variance(p.keep(p.station != station), terms) - whole
+        np.testing.assert_allclose(bought[station], expected, atol=1e-8)
+    assert np.all(bought >= 0)
+
+
+@both_terms
+@pytest.mark.parametrize("error_factor", [0.3, 1.0, 2.5])
+def test_an_upgrade_equals_a_refit_with_other_errors(terms: list[Term], error_factor: float) -> None:
+    p = problem(22)
+    gain = p.solve(terms).upgrade_gain(error_factor, *AT, **TARGETS)
+    whole = summed_variance(p, terms)
+    for station in range(p.latitude.size):
+        changed = np.where(p.station == station, error_factor, 1.0) * p.error
+        expected = whole - summed_variance(replace(p, error=changed), terms)
+        np.testing.assert_allclose(gain[station], expected, atol=1e-8)
+
+
+@both_terms
+@pytest.mark.parametrize("observed", [(0, 1, 2), (0, 2), (1,)])
+def test_the_gain_of_a_candidate_equals_a_refit_with_it(terms: list[Term], observed: tuple[int, ...]) -> None:
+    p = problem(23)
+    random = np.random.default_rng(6)
+    n = 5
+    latitude, longitude = random.uniform(-90, 90, n), random.uniform(-180, 180, n)
+    amplitude = random.uniform(0.5, 1.5, (Q, n))
+    noise = np.array([0.03, 0.05, 0.02])
+    gain = p.solve(terms).candidate_gain(
+        latitude,
+        longitude,
+        np.where(np.isin(np.arange(Q), observed), noise, np.inf),
+        *AT,
+        candidate_amplitude=amplitude,
+        **TARGETS,
+    )
+    whole = summed_variance(p, terms)
+    for k in range(n):
+        expected = whole - summed_variance(
+            with_station(p, latitude[k], longitude[k], observed, noise, amplitude[:, k]), terms
+        )
+        np.testing.assert_allclose(gain[k], expected, atol=1e-8)
+
+
+def with_station(
+    p: Problem, latitude: float, longitude: float, observed: tuple[int, ...], noise: Array, amplitude: Array
+) -> Problem:
+    """A new station that sounds once, at the targets' time."""
+    quantities: NDArray[np.int64] = np.array(observed)
+    n = quantities.size
+    return Problem(
+        np.append(p.latitude, latitude),
+        np.append(p.longitude, longitude),
+        np.append(p.station, np.full(n, p.latitude.size)),
+        np.append(p.quantity, quantities),
+        np.append(p.time_h, np.full(n, 0.5)),
+        np.append(p.innovation, np.zeros(n)),
+        np.append(p.error, noise[quantities]),
+        np.append(p.amplitude, amplitude[quantities]),
+    )
+
+
+def test_many_targets_are_the_sum_of_few() -> None:
+    """More points than are held at a time."""
+    p = problem(24)
+    analysis = p.solve()
+    latitude, longitude, amplitude, _ = grid(n_points=9000)
+    weight = np.random.default_rng(7).uniform(0, 1, 9000)
+    here = (np.array([20.0]), np.array([10.0]), np.array([0.03, 0.05, 0.02]))
+
+    def gains(chosen: slice) -> list[Array]:
+        at = latitude[chosen], longitude[chosen], 0.5
+        options: dict[str, Any] = {"weight": weight[chosen], "amplitude": amplitude[:, chosen]}
+        return [
+            analysis.variance_bought(*at, **options),
+            analysis.upgrade_gain(0.5, *at, **options),
+            analysis.candidate_gain(*here, *at, **options),
+        ]
+
+    parts = [gains(slice(first, first + 1000)) for first in range(0, 9000, 1000)]
+    for number, whole in enumerate(gains(slice(None))):
+        np.testing.assert_allclose(whole, np.sum([part[number] for part in parts], axis=0), rtol=1e-10)
+
+
+def test_the_thread_count_changes_no_bit() -> None:
+    p = problem(25, n_stations=30, n_obs=300)
+    here = (LATITUDE[:20], LONGITUDE[:20], np.array([0.03, 0.05, 0.02]))
+    one, many = (
+        [
+            analysis.variance_bought(*AT, **TARGETS),
+            analysis.upgrade_gain(0.5, *AT, **TARGETS),
+            analysis.candidate_gain(*here, *AT, **TARGETS),
+            np.array([value for _, value in analysis.evidence_gradient()]),
+        ]
+        for analysis in (p.solve(threads=1), p.solve(threads=4))
+    )
+    assert [part.tobytes() for part in one] == [part.tobytes() for part in many]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda a: a.variance_bought(*AT, weight=WEIGHT[:3]),
+            "weight must have the length of the points, 90, got 3",
+        ),
+        (lambda a: a.variance_bought(*AT, weight=-WEIGHT), "weight must not be negative"),
+        (lambda a: a.upgrade_gain(0.0, *AT, weight=WEIGHT), "error_factor must be positive, got 0"),
+        (
+            lambda a: a.candidate_gain(LATITUDE, LONGITUDE, np.ones(2), *AT, weight=WEIGHT),
+            "noise must have the length of sd, 3, got 2",
+        ),
+        (
+            lambda a: a.candidate_gain(LATITUDE, LONGITUDE, np.array([1.0, -1.0, 1.0]), *AT, weight=WEIGHT),
+            "noise must not be negative, got -1",
+        ),
+    ],
+)
+def test_faulty_arguments_are_named(call: Any, message: str) -> None:
+    analysis: rust_core.Analysis = problem(26).solve()
+    with pytest.raises(ValueError, match=message):
+        call(analysis)
