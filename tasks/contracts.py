@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CONTRACT_FOLDER = Path(__file__).resolve().parents[1] / "data_contracts"
 DICTIONARY_PATH = CONTRACT_FOLDER.parent / "docs" / "data-dictionary.md"
@@ -29,15 +30,8 @@ SCHEMA_FOLDER = CONTRACT_FOLDER / "schema"
 SUBMITTED_DATASETS: tuple[str, ...] = ("measurements", "ionograms", "indices")
 DATASETS: tuple[str, ...] = (*SUBMITTED_DATASETS, "analysis", "feedback", "verification", "quarantine")
 
-ARROW_TYPES: Mapping[str, pa.DataType] = {
-    "string": pa.string(),
-    "double": pa.float64(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "boolean": pa.bool_(),
-    "binary": pa.binary(),
-    "timestamp[us, UTC]": pa.timestamp("us", "UTC"),
-}
+TIMESTAMP = "timestamp[us, UTC]"
+PHYSICAL_TYPES: tuple[str, ...] = ("string", "double", "int32", "int64", "boolean", "binary", TIMESTAMP)
 
 # Great Expectations types a contract may use, and whether a failure names rows or refuses the batch. Only these have been
 # tried with their null handling, index lists and parameters; anything else stops the load.
@@ -76,7 +70,7 @@ class Column:
     """One column of a dataset."""
 
     name: str
-    physical_type: str  # a key of ARROW_TYPES
+    physical_type: str  # one of PHYSICAL_TYPES
     unit: str
     description: str
     nullable: bool
@@ -242,9 +236,9 @@ def _column(item: Any, where: str) -> Column:
     properties = _custom_properties(item.customProperties, _COLUMN_PROPERTIES, where)
     options = item.logicalTypeOptions or {}
     pattern = options.get("pattern")
-    if item.physicalType not in ARROW_TYPES:
+    if item.physicalType not in PHYSICAL_TYPES:
         raise ContractError(
-            f"{where}: physicalType {item.physicalType!r} is unknown; known are {', '.join(ARROW_TYPES)}"
+            f"{where}: physicalType {item.physicalType!r} is unknown; known are {', '.join(PHYSICAL_TYPES)}"
         )
     if not item.description or "unit" not in properties or item.required is None:
         raise ContractError(f"{where}: needs description, required and the custom property unit")
@@ -423,12 +417,16 @@ def _condition_columns(condition: Any, columns: Mapping[str, Column], where: str
 
 def arrow_schema(dataset: str) -> pa.Schema:
     """The pyarrow schema of `dataset`: unit and description in each field's metadata, contract and version in its own."""
+    import pyarrow as pa  # 40 MB that the gateway, which reads contracts too, need not carry
+
     contract = load_contract(dataset)
+    types = {name: pa.type_for_alias(name) for name in PHYSICAL_TYPES if name != TIMESTAMP}
+    types[TIMESTAMP] = pa.timestamp("us", "UTC")
     return pa.schema(
         [
             pa.field(
                 column.name,
-                ARROW_TYPES[column.physical_type],
+                types[column.physical_type],
                 nullable=column.nullable,
                 metadata={"unit": column.unit, "description": column.description},
             )

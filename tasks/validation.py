@@ -9,9 +9,12 @@ Great Expectations takes seconds to import: nothing here imports it before a bat
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
+import sys
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -348,9 +351,21 @@ def _engine_frame(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
 
 
+class _LoadedWhenUsed(types.ModuleType):
+    """Stands for a module until something in it is used. (The standard library's LazyLoader loads at the import.)"""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
 @lru_cache(maxsize=1)
 def _context() -> Any:
     """The process's Great Expectations context: in memory only, silent."""
+    # It imports these for rules that no contract may have: 80 MB, and a third of the time its import takes.
+    for name in ("scipy.stats", "altair"):
+        sys.modules.setdefault(name, _LoadedWhenUsed(name))
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
