@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -11,12 +12,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from tasks.artifacts import landing_markdown
-from tasks.curation import curate_batch, pending_batches
+from tasks.curation import curate_batches, groups, pending_batches
 from tasks.landing.mqtt import drain
 from tasks.landing.pull import pull_source
 from tasks.landing.retention import expire_landing
 from tasks.landing.spool import collect
-from tasks.settings import SettingsError, load_settings
+from tasks.settings import Settings, SettingsError, load_settings
 
 BATCHES_PER_RUN = 100
 """A backlog is worked off over several runs: tasks by the thousand would drown the orchestrator."""
@@ -46,12 +47,23 @@ pull = task(
 )(pull_source)
 collect_segments = task(name="collect-segments", cache_policy=NO_CACHE)(collect)
 curate = task(
-    name="curate-batch",
-    task_run_name="curate-{batch_path.stem}",
+    name="curate-batches",
     timeout_seconds=600,
     cache_policy=NO_CACHE,
-)(curate_batch)
+)(curate_batches)
 expire = task(name="expire-landing", timeout_seconds=600, cache_policy=NO_CACHE)(expire_landing)
+
+
+def curate_in_groups(batches: list[Path], settings: Settings) -> list[State[Any]]:
+    """Curates as many together as may be; each batch of a group that failed by itself, so that it keeps none back."""
+    states: list[State[Any]] = []
+    for group in groups(batches):
+        state: State[Any] = curate(group, settings=settings, return_state=True)
+        if state.is_completed() or len(group) == 1:
+            states.append(state)
+        else:
+            states += [curate([batch], settings=settings, return_state=True) for batch in group]
+    return states
 
 
 @flow(name="land", flow_run_name="land", timeout_seconds=1_800)
@@ -75,17 +87,16 @@ def land() -> State:
         logger.warning(
             "%d batches wait, %d of them now; the next runs take the rest", len(pending), BATCHES_PER_RUN
         )
-    curated: list[State[Any]] = [
-        curate(batch, settings=settings, return_state=True) for batch in pending[:BATCHES_PER_RUN]
-    ]
+    curated = curate_in_groups(pending[:BATCHES_PER_RUN], settings)
 
     expired: State[Any] = expire(settings, return_state=True)
 
-    results = [state.result() for state in curated if state.is_completed()]
+    results = [result for state in curated if state.is_completed() for result in state.result()]
     create_markdown_artifact(landing_markdown(results), key="landing", description="What this run landed")
-    failed = [state for state in [*arrivals, *curated, expired] if not state.is_completed()]
+    failed = [f"{state.message}" for state in [*arrivals, *curated, expired] if not state.is_completed()]
+    failed += [result.fault for result in results if result.fault is not None]
     if failed:
-        return Failed(message="; ".join(f"{state.message}" for state in failed))
+        return Failed(message="; ".join(failed))
     n_accepted = sum(result.n_accepted for result in results)
     n_quarantined = sum(result.n_quarantined for result in results)
     return Completed(

@@ -16,9 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tasks import catalog, lake
-from tasks.curation import curate_batch, pending_batches
+from tasks.curation import curate_batches, groups, pending_batches
 from tasks.settings import Settings
-from tasks.validation import BatchRejected
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +41,10 @@ def rebuild_catalog(*, settings: Settings) -> Rebuilt:
     """
     engine = catalog.open_catalog(settings)
     pending = pending_batches(settings)
-    for batch in pending:
-        try:
-            curate_batch(batch, settings=settings)
-        except BatchRejected as error:  # committed all the same, as when it was first curated
-            log.warning("%s", error)
+    for group in groups(pending):
+        for result in curate_batches(group, settings=settings):
+            if result.fault is not None:  # committed all the same, as when it was first curated
+                log.warning("%s", result.fault)
     known = {cycle.cycle_id for cycle in catalog.cycles(engine)}
     lost = {name: files for name, files in _published_cycles(settings).items() if name not in known}
     for cycle_id, files in lost.items():

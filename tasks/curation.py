@@ -9,10 +9,11 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from tasks.item_check import identity_fault
 from tasks.landing.spool import Record, SegmentError, read_segment
 from tasks.quarantine import Rejected, ReplayResult, known_rows, quarantine_rows
 from tasks.settings import Settings
-from tasks.submissions import DecodeError, Delivery, read_delivery, with_provenance
-from tasks.validation import BatchRejected, build_frame, find_duplicates, validate_batch
+from tasks.submissions import DecodeError, read_delivery, with_provenance
+from tasks.validation import BatchRejected, Validation, build_frame, find_duplicates, validate_batch
 
 log = logging.getLogger(__name__)
 
 UNNAMED_DATASET = SUBMITTED_DATASETS[0]  # where a record is kept that names no dataset we know
+GROUP_BYTES = 8 * 2**20  # of landed batches judged at once: some 25,000 rows
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class CurationResult:
     """Counts of one batch: n_items = n_accepted + n_duplicates + n_quarantined.
 
     A record that cannot be decoded counts as one item; conflicts (an id known with other content) are among the
-    quarantined.
+    quarantined. `fault` says why the batch was refused in part or whole; nothing of it is lost, and it is not retried.
     """
 
     batch_id: str
@@ -49,6 +51,7 @@ class CurationResult:
     n_conflicts: int
     n_quarantined: int
     files: list[Path]
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,42 @@ class LandingReplay:
 
 @dataclass
 class _Submissions:
-    """The decoded items of one dataset within a batch, as judged, and whence each came."""
+    """The items of one dataset within a batch that could be decoded, as rows, and whence each came."""
 
-    values: list[Any] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)  # of each item's record within the batch
-    positions: list[int] = field(default_factory=list)  # of each item within its record
-    deliveries: dict[int, tuple[Record, Delivery]] = field(default_factory=dict)  # by index of the record
+    frame: pd.DataFrame
+    cast_failures: Mapping[int, list[str]]
+    indices: list[int]  # of each item's record within the batch
+    positions: list[int]  # of each item within its record
+
+
+@dataclass
+class _Batch:
+    """A landed batch on its way: what it holds, what failed, and what passed of each dataset."""
+
+    path: Path
+    records: list[Record]
+    submissions: dict[str, _Submissions]
+    rejected: dict[str, list[Rejected]]
+    faults: list[str]
+    accepted: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def batch_id(self) -> str:
+        return self.path.stem
+
+    def reject(self, dataset: str, reasons: Mapping[int, Sequence[str]], stage: str) -> None:
+        """Keeps items of `dataset` for the quarantine; `reasons` by their row."""
+        submitted = self.submissions[dataset]
+        index, delivery = -1, None
+        for row, texts in reasons.items():
+            if delivery is None or submitted.indices[row] != index:  # decoded again: few are rejected
+                index = submitted.indices[row]
+                delivery = read_delivery(self.records[index].payload, self.records[index].content_type)
+            position = submitted.positions[row]
+            raw, value = delivery.raw(position), delivery.values[position]
+            self.rejected.setdefault(dataset, []).append(
+                _rejected(index, position, self.records[index], raw, stage, texts, value)
+            )
 
 
 def pending_batches(settings: Settings) -> list[Path]:
@@ -80,22 +113,57 @@ def pending_batches(settings: Settings) -> list[Path]:
 
 
 def curate_batch(batch_path: Path, *, settings: Settings, now: datetime | None = None) -> CurationResult:
-    """Publish what a landed batch holds, quarantine what fails, and commit it to the catalog.
-
-    Args:
-        batch_path: a segment in the lake's landing folder; its stem is the batch id.
-        now: moment the contract measures future and age from; by default each record's own reception, as the doors do,
-            so that a rerun years later judges the same.
+    """As `curate_batches`, of one.
 
     Raises:
         BatchRejected: the segment is damaged, or a dataset in it was refused as a whole. This is raised after
             everything has been published, quarantined and committed: nothing is lost and nothing is retried.
         tasks.lake.LakeError: the lake cannot be written; the batch stays pending.
     """
+    (result,) = curate_batches([batch_path], settings=settings, now=now)
+    if result.fault is not None:
+        raise BatchRejected(result.fault)
+    return result
+
+
+def curate_batches(
+    batch_paths: Sequence[Path], *, settings: Settings, now: datetime | None = None
+) -> list[CurationResult]:
+    """Publish what landed batches hold, quarantine what fails, and commit each to the catalog.
+
+    They are judged in one go, since that costs as much for one batch as for twenty; each is then published and
+    committed by itself, in the order given, with the files it would have had alone.
+
+    Args:
+        batch_paths: segments in the lake's landing folder; the stem of each is its batch id.
+        now: moment the contract measures future and age from; by default each record's own reception, as the doors do,
+            so that a rerun years later judges the same.
+
+    Raises:
+        tasks.lake.LakeError: the lake cannot be written; the batch and those after it stay pending.
+    """
     engine = catalog.open_catalog(settings)
     # Two at once could both publish the same observation.
     with catalog.exclusive(engine, "curation"), _collector_paused():
-        return _curate(batch_path, settings, now, engine)
+        batches = [_read_batch(path) for path in batch_paths]
+        for dataset in SUBMITTED_DATASETS:
+            _judge(dataset, [batch for batch in batches if dataset in batch.submissions], now, settings)
+        return [_publish(batch, settings, engine) for batch in batches]
+
+
+def groups(batch_paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Batches in their order, as many together as one process should hold in memory."""
+    group: list[Path] = []
+    n_bytes = 0
+    for path in batch_paths:
+        size = path.stat().st_size
+        if group and n_bytes + size > GROUP_BYTES:
+            yield group
+            group, n_bytes = [], 0
+        group.append(path)
+        n_bytes += size
+    if group:
+        yield group
 
 
 def replay_quarantine(*, settings: Settings, now: datetime | None = None) -> ReplayResult:
@@ -132,21 +200,19 @@ def replay_landing(*, settings: Settings, since: datetime | None, until: datetim
         raise ValueError(f"no landed batch between {since or 'the beginning'} and {until or 'now'}{gone}")
     n_accepted = n_quarantined = 0
     faults = []
-    for path in paths:
-        try:
-            result = curate_batch(path, settings=settings)
-        except BatchRejected as error:  # it is kept and committed, as when it landed
-            faults.append(str(error))
-            continue
-        n_accepted += result.n_accepted
-        n_quarantined += result.n_quarantined
+    for group in groups(paths):
+        for result in curate_batches(group, settings=settings):
+            n_accepted += result.n_accepted
+            n_quarantined += result.n_quarantined
+            faults += [result.fault] if result.fault is not None else []
     return LandingReplay(len(paths), n_accepted, n_quarantined, n_expired, faults)
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
     """Decoded items are many, live to the end of the batch and form no cycles: looking for cycles among them again and
-    again costs more than decoding them.
+    again costs more than decoding them. The engine does form some, and they hold the frames it judged: they are looked
+    for once, at the end.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -155,54 +221,70 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+            gc.collect()
 
 
-def _curate(batch_path: Path, settings: Settings, now: datetime | None, engine: Engine) -> CurationResult:
-    batch_id = batch_path.stem
+def _read_batch(path: Path) -> _Batch:
     faults: list[str] = []
-    records = _read_records(batch_path, faults)
-    submissions, rejected = _decode_records(records, batch_id)
-    n_items = sum(len(rows) for rows in rejected.values()) + sum(len(s.values) for s in submissions.values())
+    records = _read_records(path, faults)
+    submissions, rejected = _decode_records(records, path.stem)
+    return _Batch(
+        path=path,
+        records=records,
+        submissions=submissions,
+        rejected=rejected,
+        faults=faults,
+    )
+
+
+def _publish(batch: _Batch, settings: Settings, engine: Engine) -> CurationResult:
+    """Drops repeats, publishes and commits; a later batch must see the rows of an earlier one in the lake."""
+    batch_id = batch.batch_id
     files: list[Path] = []
-    origins = sorted({record.origin for record in records if record.origin is not None})
+    origins = sorted({record.origin for record in batch.records if record.origin is not None})
     metadata = {"origins": json.dumps(origins)} if origins else None
     n_accepted = n_duplicates = n_conflicts = 0
     for dataset in SUBMITTED_DATASETS:
-        submitted = submissions.get(dataset, _Submissions())
-        accepted, repeated, conflicts = _judge(dataset, submitted, batch_id, now, settings, rejected, faults)
-        published = lake.publish(dataset, accepted, batch_id, settings=settings, metadata=metadata)
+        published: list[Path] = []
+        rows = batch.accepted.get(dataset)
+        if rows is not None and len(rows):
+            known = known_rows(dataset, rows, settings=settings, except_name=batch_id)
+            duplicates = find_duplicates(dataset, rows, known)
+            batch.reject(dataset, duplicates.conflicts, "conflict")
+            rows = rows.drop(index=[*duplicates.identical, *duplicates.conflicts])
+            published = lake.publish(dataset, rows, batch_id, settings=settings, metadata=metadata)
+            n_accepted += len(rows)
+            n_duplicates += len(duplicates.identical)
+            n_conflicts += len(duplicates.conflicts)
         lake.withdraw(dataset, batch_id, settings=settings, keep=published)
         files += published
-        n_accepted += len(accepted)
-        n_duplicates += repeated
-        n_conflicts += conflicts
-    files += _publish_quarantine(batch_id, rejected, settings)
+    files += _publish_quarantine(batch_id, batch.rejected, settings)
+    n_quarantined = sum(len(rows) for rows in batch.rejected.values())
     result = CurationResult(
         batch_id=batch_id,
-        n_records=len(records),
-        n_items=n_items,
+        n_records=len(batch.records),
+        n_items=n_accepted + n_duplicates + n_quarantined,
         n_accepted=n_accepted,
         n_duplicates=n_duplicates,
         n_conflicts=n_conflicts,
-        n_quarantined=sum(len(rows) for rows in rejected.values()),
+        n_quarantined=n_quarantined,
         files=files,
+        fault=f"{batch_id}: {'; '.join(batch.faults)}; what could not be used is in quarantine or landing"
+        if batch.faults
+        else None,
     )
     counts = {name: value for name, value in vars(result).items() if name.startswith("n_")}
     catalog.record_batch(
         engine,
         batch_id,
         state="curated",
-        path=_relative(batch_path, settings),
+        path=_relative(batch.path, settings),
         counts=counts,
         files=[_relative(path, settings) for path in files],
-        contract_versions={dataset: load_contract(dataset).version for dataset in submissions},
+        contract_versions={dataset: load_contract(dataset).version for dataset in batch.submissions},
         now=datetime.now(UTC),
     )
     log.info("curated %s: %s", batch_id, ", ".join(f"{name[2:]} {value}" for name, value in counts.items()))
-    if faults:
-        raise BatchRejected(
-            f"{batch_id}: {'; '.join(faults)}; what could not be used is in quarantine or landing"
-        )
     return result
 
 
@@ -219,7 +301,7 @@ def _read_records(path: Path, faults: list[str]) -> list[Record]:
 def _decode_records(
     records: Sequence[Record], batch_id: str
 ) -> tuple[dict[str, _Submissions], dict[str, list[Rejected]]]:
-    submissions: dict[str, _Submissions] = {}
+    decoded: dict[str, tuple[list[Any], list[int], list[int]]] = {}
     rejected: dict[str, list[Rejected]] = {}
     for index, record in enumerate(records):
         dataset = record.dataset if record.dataset in SUBMITTED_DATASETS else None
@@ -234,8 +316,7 @@ def _decode_records(
             reason = f"decode: {error}" + (f" (from {record.origin})" if record.origin else "")
             kept.append(_rejected(index, None, record, record.payload, "decode", [reason]))
             continue
-        submitted = submissions.setdefault(dataset, _Submissions())
-        submitted.deliveries[index] = record, delivery
+        values, indices, positions = decoded.setdefault(dataset, ([], [], []))
         for position, value in enumerate(delivery.values):
             fault = delivery.faults.get(position) or identity_fault(value, record.sounder_id)
             if fault is not None:
@@ -243,7 +324,7 @@ def _decode_records(
                 kept = rejected.setdefault(dataset, [])
                 kept.append(_rejected(index, position, record, delivery.raw(position), stage, [fault], value))
                 continue
-            submitted.values.append(
+            values.append(
                 with_provenance(
                     value,
                     sounder_id=record.sounder_id,
@@ -254,53 +335,66 @@ def _decode_records(
                     batch_id=batch_id,
                 )
             )
-            submitted.indices.append(index)
-            submitted.positions.append(position)
+            indices.append(index)
+            positions.append(position)
+    submissions = {}
+    for dataset, (values, indices, positions) in decoded.items():
+        frame, cast_failures = build_frame(dataset, values)
+        submissions[dataset] = _Submissions(frame, cast_failures, indices, positions)
     return submissions, rejected
 
 
-def _judge(
-    dataset: str,
-    submitted: _Submissions,
-    batch_id: str,
-    now: datetime | None,
-    settings: Settings,
-    rejected: dict[str, list[Rejected]],
-    faults: list[str],
-) -> tuple[pd.DataFrame, int, int]:
-    """Rows to publish, and how many others repeat or contradict a known observation."""
-    frame, cast_failures = build_frame(dataset, submitted.values)
+def _judge(dataset: str, batches: Sequence[_Batch], now: datetime | None, settings: Settings) -> None:
+    """Judges the items of `dataset` of all batches at once; a batch of which nothing passed, by itself.
 
-    def reject(reasons: dict[int, list[str]], stage: str) -> None:
-        for label, texts in reasons.items():
-            index, position = submitted.indices[label], submitted.positions[label]
-            record, delivery = submitted.deliveries[index]
-            raw, value = delivery.raw(position), delivery.values[position]
-            rejected.setdefault(dataset, []).append(
-                _rejected(index, position, record, raw, stage, texts, value)
-            )
+    For of a batch from which a row passes, no rule on whole batches fails: neither is all of it too old, nor has it
+    more rows than a batch may have, where all of them together have not.
+    """
+    batches = [batch for batch in batches if len(batch.submissions[dataset].frame)]
+    if not batches:
+        return
+    parts = [batch.submissions[dataset] for batch in batches]
+    ends = list(accumulate(len(part.frame) for part in parts))
+    begins = [0, *ends[:-1]]
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    cast_failures = {
+        begin + row: texts
+        for begin, part in zip(begins, parts, strict=True)
+        for row, texts in part.cast_failures.items()
+    }
 
-    if frame.empty:
-        return frame, 0, 0
-    try:
-        validation = validate_batch(
+    def judge(begin: int, end: int) -> Validation:
+        return validate_batch(
             dataset,
-            frame,
-            now=frame["received_at"] if now is None else now,
+            frame.iloc[begin:end],
+            now=frame["received_at"].iloc[begin:end] if now is None else now,
             max_future_s=settings.max_future_s,
             max_age_d=settings.max_age_d,
-            cast_failures=cast_failures,
+            cast_failures={label: texts for label, texts in cast_failures.items() if begin <= label < end},
         )
-    except BatchRejected as error:
-        faults.append(str(error))
-        reject({label: [str(error)] for label in range(len(frame))}, "batch")
-        return frame.iloc[:0], 0, 0
-    reject(validation.reasons, "contract")
-    known = known_rows(dataset, validation.accepted, settings=settings, except_name=batch_id)
-    duplicates = find_duplicates(dataset, validation.accepted, known)
-    reject(duplicates.conflicts, "conflict")
-    accepted = validation.accepted.drop(index=[*duplicates.identical, *duplicates.conflicts])
-    return accepted, len(duplicates.identical), len(duplicates.conflicts)
+
+    together = None
+    if len(batches) > 1:
+        with suppress(BatchRejected):  # which of them it is must be found out one by one
+            together = judge(0, len(frame))
+    for batch, begin, end in zip(batches, begins, ends, strict=True):
+        reasons: Mapping[int, Sequence[str]] = {}
+        accepted = frame.iloc[:0]
+        if together is not None:
+            labels = together.accepted.index
+            accepted = together.accepted.iloc[labels.searchsorted(begin) : labels.searchsorted(end)]
+            reasons = {label: texts for label, texts in together.reasons.items() if begin <= label < end}
+        stage = "contract"
+        if accepted.empty:
+            try:
+                alone = judge(begin, end)
+            except BatchRejected as error:
+                batch.faults.append(str(error))
+                stage, reasons = "batch", {label: [str(error)] for label in range(begin, end)}
+            else:
+                accepted, reasons = alone.accepted, alone.reasons
+        batch.reject(dataset, {label - begin: texts for label, texts in reasons.items()}, stage)
+        batch.accepted[dataset] = accepted.set_axis(accepted.index - begin)
 
 
 def _publish_quarantine(batch_id: str, rejected: dict[str, list[Rejected]], settings: Settings) -> list[Path]:

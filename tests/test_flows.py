@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.backfill import backfill
 from flows.land import drain_mqtt, land
 from flows.nowcast import nowcast
-from tasks import lake
+from tasks import curation, lake
 from tasks.landing.spool import Record, SpoolWriter
 from tasks.settings import Settings, load_settings
 from tasks.simulation import simulate_network
@@ -142,6 +143,26 @@ def test_land_names_the_broker_that_is_down_and_still_lands_the_rest(
     assert "127.0.0.1:9" in str(state.message)
     assert "secret" not in str(state.message)
     assert len(lake.read("ionograms", settings=settings)) > 0
+
+
+def test_a_batch_that_cannot_be_curated_keeps_no_other_back(
+    prefect_server: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hour in range(3):
+        spool(settings, simulate_network(START + timedelta(hours=hour), hours=0.5, seed=7))
+    known_rows = curation.known_rows
+
+    def fail_at_one(dataset: str, rows: pd.DataFrame, **more: Any) -> pd.DataFrame | None:
+        if rows["observed_at"].min().hour == 1:
+            raise RuntimeError("poisoned")
+        return known_rows(dataset, rows, **more)
+
+    monkeypatch.setattr(curation, "known_rows", fail_at_one)
+    state = land(return_state=True)
+    assert state.is_failed()
+    assert "poisoned" in str(state.message)
+    assert set(lake.read("ionograms", settings=settings)["observed_at"].dt.hour) == {0, 2}
+    assert len(curation.pending_batches(settings)) == 1
 
 
 def test_a_wrong_setting_is_not_retried_and_says_its_sentence_without_traceback(
