@@ -122,17 +122,17 @@ def with_provenance(
 
 
 def _plain_delivery(payload: bytes) -> Delivery | None:
-    """What `_json_delivery` gives, several times faster, of flat objects in ASCII without escapes, alone, in a list or
-    in an envelope; None of all else.
+    """What `_json_delivery` gives, several times faster, of flat objects and those with flat objects inside, alone, in
+    a list or in an envelope; None of all else.
 
-    Without escapes every quote begins or ends a text. So the decoded keys and texts account for all quotes exactly
-    when no key was named twice, which this decoder does not report.
+    Where no quote follows a backslash, every quote begins or ends a text. So the decoded keys and texts account for all
+    quotes exactly when no key was named twice, which this decoder does not report.
     """
-    if b"\\" in payload or not payload.isascii():
+    if b'\\"' in payload:
         return None
     try:
         document = _PLAIN.decode(payload)
-    except msgspec.MsgspecError:
+    except ValueError:  # msgspec's own, or bytes that are not UTF-8
         return None
     outer: list[dict[str, Any]] = []
     envelope, key = None, None
@@ -146,7 +146,11 @@ def _plain_delivery(payload: bytes) -> Delivery | None:
             envelope = {name: value for name, value in document.items() if name != ITEMS_KEY}
     else:
         values = document
-    types = list(map(type, chain.from_iterable(map(dict.values, chain(outer, values)))))
+    members = list(chain.from_iterable(map(dict.values, chain(outer, values))))
+    types = list(map(type, members))
+    if dict in types:
+        groups = [member for member in members if type(member) is dict]
+        types += map(type, chain.from_iterable(map(dict.values, groups)))
     if payload.count(b'"') != 2 * (len(types) + types.count(str)):
         return None
     raw = _whole(payload) if values is not document and envelope is None else _Spans(payload, key).raw
@@ -237,7 +241,8 @@ _DECODER = json.JSONDecoder(
 )
 _Scalar = str | int | float | bool | None
 _FlatObject = dict[str, _Scalar]
-_PLAIN = msgspec.json.Decoder(dict[str, _Scalar | list[_FlatObject]] | list[_FlatObject])
+_Object = dict[str, _Scalar | _FlatObject]
+_PLAIN = msgspec.json.Decoder(dict[str, _Scalar | _FlatObject | list[_Object]] | list[_Object])
 _NO_FAULTS: Mapping[int, str] = MappingProxyType({})
 
 

@@ -127,7 +127,11 @@ NUMBERS = st.one_of(
 ATOMS = (
     NUMBERS
     | PLAIN_TEXTS.map(json.dumps)
-    | st.sampled_from(["true", "false", "null", "{}", "[1]", '"\u00e9"'])
+    | st.sampled_from(
+        ["true", "false", "null", "{}", "[1]", '"\u00e9"', r'"\u00e9\\"', r'"\"a"', r'"\ud800"']
+    )
+    | st.sampled_from(['{"a": 1}', '{"a": "x", "b": {}}', '{"a": 1, "a": 2}', '{"a": {"a": 1, "a": 1}}'])
+    | st.just(r'{"a": 1, "\u0061": "y"}')
 )
 NAMES = st.sampled_from(["a", "b", "fof2_mhz", "", "x:y"]).map(json.dumps) | st.text(max_size=3).map(
     json.dumps
@@ -173,6 +177,12 @@ def test_flat_items_in_plain_text_do_take_the_fast_way() -> None:
     assert fast is not None
     assert fast.values == json.loads(payload)
     assert submissions._plain_delivery(b'{"a": 1, "a": 1}') is None
+    nested = json.dumps(
+        {"sounder_id": "RO041", "tx": {"latitude_deg": 4.1, "x": "\n\u00e9"}, "qualifier": "\u00e9"}
+    )
+    assert submissions._plain_delivery(nested.encode()) is not None
+    assert submissions._plain_delivery(json.dumps({"q": "\u00e9"}, ensure_ascii=False).encode()) is not None
+    assert submissions._plain_delivery(b'{"tx": {"a": 1, "a": 2}}') is None
     enveloped = submissions._plain_delivery(b'{"dataset": "ionograms", "items": ' + payload + b', "n": 1}')
     assert enveloped is not None
     assert (enveloped.values, enveloped.envelope) == (fast.values, {"dataset": "ionograms", "n": 1})
