@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from tasks import cycles
 from tasks.artifacts import cycle_markdown, map_markdown, skill_markdown
 from tasks.products import publish_products
+from tasks.revisions import known_at
 from tasks.settings import load_settings
 from tasks.verification import read_verification, skill_table
 
@@ -51,7 +52,7 @@ def nowcast(
     cycle = assimilate(settings, plan, observations)
     check_cycles([cycle])
     store_cycle(settings, plan, cycle)
-    folder = publish(settings, cycle, observations)
+    folder = publish(settings, cycle, known_at(observations, plan.available_until))
     skill = skill_table(read_verification(settings, until=plan.valid_time))
     create_markdown_artifact(cycle_markdown(cycle.metadata), key="cycle", description=cycles.summarize(cycle))
     create_markdown_artifact(

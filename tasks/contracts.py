@@ -55,7 +55,7 @@ TIME_PATTERN = "^[0-9][-0-9T:., ]*(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})$"
 SENT_AT = "sent_at"
 """Field of an item, or of the envelope around many, that no dataset keeps: the sender's clock when it sent."""
 
-_COLUMN_PROPERTIES = frozenset({"unit", "filledBy", "nestedPath", "normalization"})
+_COLUMN_PROPERTIES = frozenset({"unit", "filledBy", "nestedPath", "normalization", "default"})
 _DATASET_PROPERTIES = frozenset({"meaningKey", "isSubmitted"})
 _REASON_CODE = re.compile(r"[a-z][a-z0-9_]*\Z")
 _UNSAFE_CLASSES = re.compile(r"\\[dDwWsSbBZz]")
@@ -84,6 +84,7 @@ class Column:
     filled_by: str = "sender"  # sender, sender_or_landing, landing
     nested_path: tuple[str, ...] = ()
     is_longitude: bool = False  # 0..360 is turned into -180..180 before the rules
+    default: int | None = None  # what a value that is not given means, and is stored as
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,8 @@ def _column(item: Any, where: str) -> Column:
         raise ContractError(
             f"{where}: normalization {properties['normalization']!r} is unknown; known is longitude"
         )
+    if "default" in properties and (not item.physicalType.startswith("int") or item.required):
+        raise ContractError(f"{where}: only an integer that need not be given can have a default")
     filled_by = properties.get("filledBy", "sender")
     if filled_by not in ("sender", "sender_or_landing", "landing"):
         raise ContractError(f"{where}: filledBy {filled_by!r} is unknown")
@@ -275,6 +278,7 @@ def _column(item: Any, where: str) -> Column:
         filled_by=filled_by,
         nested_path=tuple(properties["nestedPath"].split(".")) if "nestedPath" in properties else (),
         is_longitude="normalization" in properties,
+        default=properties.get("default"),
     )
 
 
@@ -505,6 +509,8 @@ def _value_schema(column: Column) -> dict[str, Any]:
         "type": [json_type, "null"] if is_nullable else json_type,
         "description": f"{column.description} Unit: {column.unit}.",
     }
+    if column.default is not None:
+        schema["default"] = column.default
     if column.minimum is not None:
         schema["minimum"] = column.minimum
     if column.maximum is not None:

@@ -186,10 +186,14 @@ def kernel_config(settings: Settings) -> KernelConfig:
 
 
 def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
-    """The ionograms that the cycles of `plans` can use, from the earliest window's start to the last valid time."""
+    """The ionograms that the cycles of `plans` can use: the UTC days from the earliest window's start to the last valid
+    time, whole, since a correction may have moved an observation within its day, out of a window or into it.
+    """
     longest_h = max((lead_h for plan in plans for lead_h in due_leads(settings, plan)), default=0.0)
     start = plans[0].valid_time - timedelta(hours=kernel_config(settings).lookback_h + longest_h)
-    return lake.read("ionograms", settings=settings, start=start, end=plans[-1].valid_time)
+    day = timedelta(days=1)
+    first, last = (time.replace(hour=0, minute=0, second=0, microsecond=0) for time in (start, plans[-1].valid_time))
+    return lake.read("ionograms", settings=settings, start=first, end=last + day - timedelta(microseconds=1))
 
 
 def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:

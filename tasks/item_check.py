@@ -18,6 +18,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from tasks.contracts import TIME_PATTERN, Column, Contract, Rule, load_contract
+from tasks.revisions import REVISION, row_key
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -37,9 +38,10 @@ class Verdict(NamedTuple):
     reasons: Sequence[str]
     observation_id: str | None
     key: int = 0
-    """Of an accepted item a hash of what makes it one observation: dataset, id and day observed."""
+    """Of an accepted item a hash of what tells it from others, as `tasks.revisions` says."""
     content: int = 0
     """Of an accepted item a hash of all that its sender says. Both hold within one process only."""
+    revision: int = 0
 
 
 def reason_code(reason: str) -> str:
@@ -243,7 +245,7 @@ class ItemCheck:
         self._said = tuple(
             column.name
             for column in self.columns
-            if column.name not in ("observation_id", "observed_at") and not column.is_longitude
+            if column.name not in ("observation_id", "observed_at", REVISION) and not column.is_longitude
         )
         self._is_mhz = {
             name: contract.column(name).unit == "MHz"
@@ -283,8 +285,7 @@ class ItemCheck:
             *(value - 360 if value is not None and value > 180 else value for value in longitudes),
             *map(get, self._said),
         )
-        day = observed_at // 86_400_000_000
-        return Verdict((), observation_id, hash((self.dataset, observation_id, day)), hash(said))
+        return self._accept(row, observation_id, observed_at, said)
 
     def _reject(self, item: Row, limits: Limits) -> Verdict:
         """The reasons in full, in the order of curation; there are none when `judge` was only being careful."""
@@ -309,10 +310,15 @@ class ItemCheck:
         ]
         if reasons := failures + broken:
             return Verdict(reasons, observation_id)
-        day = (observed_at - EPOCH).days
         since = (observed_at - EPOCH) // MICROSECOND
         said = (since, *(row[name] for name in self._longitudes), *map(row.get, self._said))
-        return Verdict((), observation_id, hash((self.dataset, observation_id, day)), hash(said))
+        return self._accept(row, observation_id, since, said)
+
+    def _accept(self, row: Row, observation_id: str, observed_at: int, said: tuple[Any, ...]) -> Verdict:
+        revision = int(row.get(REVISION) or 0)
+        day = observed_at // 86_400_000_000
+        key = row_key(self.dataset, row["sounder_id"], observation_id, day, revision)
+        return Verdict((), observation_id, key, hash(said), revision)
 
     def _meaning_id(self, row: Row, observed_at: int) -> str:
         parts: list[object] = []

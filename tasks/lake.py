@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from tasks.contracts import arrow_schema
+from tasks.contracts import arrow_schema, load_contract
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ SORT_COLUMNS = (
     "longitude_deg",
     "record_index",
     "observation_id",
+    "revision",
 )
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
@@ -137,7 +138,7 @@ def read_table(
     """Rows whose partition time lies in [start, end] (both inclusive, None = open), as an Arrow table.
 
     The partition time is `valid_time`, else `observed_at`, else `received_at`. A file written under an
-    older minor version of the contract reads with nulls in the columns it lacks. Row order is by date,
+    older minor version of the contract reads with nulls, or the contract's default, in the columns it lacks. Row order is by date,
     file name and then as stored. `except_name` leaves out the files of that name.
 
     Raises:
@@ -157,7 +158,7 @@ def read_table(
         condition = bound if condition is None else condition & bound
     try:
         source = ds.dataset([str(path) for path in paths], schema=_nullable(schema), format="parquet")
-        return source.to_table(columns=names, filter=condition).cast(wanted)
+        return _with_defaults(dataset, source.to_table(columns=names, filter=condition)).cast(wanted)
     except (OSError, pa.ArrowInvalid) as error:
         raise LakeError(f"cannot read {dataset} under {settings.lake_root}: {error}") from error
 
@@ -189,7 +190,8 @@ def read(
 def read_file(dataset: str, path: Path) -> pd.DataFrame:
     """All rows of one published file, as `read` gives them."""
     schema = arrow_schema(dataset)
-    return to_frame(ds.dataset(str(path), schema=_nullable(schema), format="parquet").to_table().cast(schema))
+    table = ds.dataset(str(path), schema=_nullable(schema), format="parquet").to_table()
+    return to_frame(_with_defaults(dataset, table).cast(schema))
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
@@ -303,6 +305,15 @@ def _conform(dataset: str, rows: pd.DataFrame | pa.Table, metadata: Mapping[str,
             raise ValueError(f"rows: column {field.name} of {dataset} may not be null")
     entries = {**(schema.metadata or {}), **{key.encode(): value.encode() for key, value in metadata.items()}}
     return table.cast(schema.with_metadata(dict(sorted(entries.items()))))
+
+
+def _with_defaults(dataset: str, table: pa.Table) -> pa.Table:
+    for column in load_contract(dataset).columns:
+        if column.default is not None and column.name in table.column_names:
+            at = table.column_names.index(column.name)
+            filled = pc.fill_null(table.column(at), pa.scalar(column.default, table.schema.field(at).type))
+            table = table.set_column(at, table.schema.field(at), filled)
+    return table
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

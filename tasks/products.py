@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.map import GriddedFields, contour_levels, contour_lines, draw_map, grid_of
+from tasks.revisions import OBSERVATION
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def publish_products(settings: Settings, cycle: Cycle, observations: pd.DataFram
     Args:
         settings: `products_root` is where to publish.
         cycle: what `run_cycle` returned; its `analysis` must be gridded.
-        observations: contract `ionograms`; those that appear in the cycle's feedback are acknowledged.
+        observations: contract `ionograms`, each in the revision that the cycle knew; those that appear in the cycle's
+            feedback are acknowledged.
 
     Returns:
         The published folder `products/versions/<cycle_id>-<digest>`.
@@ -189,7 +191,7 @@ def describe_sources(
     observations: pd.DataFrame, feedback: pd.DataFrame, valid_time: datetime
 ) -> list[dict[str, Any]]:
     """Each source whose observations the cycle used: licence, acknowledgement, newest observation and its age."""
-    used = observations[observations["observation_id"].isin(feedback["observation_id"])]
+    used = observations.merge(feedback[[*OBSERVATION]].drop_duplicates(), on=[*OBSERVATION])
     found: list[dict[str, Any]] = []
     licences = used["licence"].astype(object).where(used["licence"].notna(), "")
     for (source, licence), rows in used.groupby(

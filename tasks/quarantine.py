@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from tasks import lake
 from tasks.contracts import SUBMITTED_DATASETS, load_contract
+from tasks.revisions import OBSERVATION, REVISION
 from tasks.settings import Settings
 from tasks.submissions import DecodeError, decode, with_provenance
 from tasks.validation import BatchRejected, build_frame, find_duplicates, validate_batch
@@ -180,7 +181,9 @@ def judge_again(
             reasons.setdefault(owners[index], []).extend(texts)
     batch_name = None
     if len(accepted):
-        digest = hashlib.sha256("|".join(sorted(accepted["observation_id"])).encode()).hexdigest()
+        named = [name for name in (*OBSERVATION, REVISION) if name in accepted]
+        rows_named = accepted[named].astype(str).agg("|".join, axis=1)
+        digest = hashlib.sha256("|".join(sorted(rows_named)).encode()).hexdigest()
         batch_name = f"replay-{digest[:16]}"
     publishing = {owners[index] for index in accepted.index}
     for label in pending.index:

@@ -24,6 +24,7 @@ from tasks.cycle import identity_frame
 from tasks.estimate import estimate
 from tasks.kernel_config import QUANTITIES, KernelConfig, load_kernel_config
 from tasks.observation_files import read_frame
+from tasks.revisions import known_at
 from tasks.verification import Forecast, forecast_held_out, score, targets_of
 
 LONGEST_SCORED_MINUTES = 15  # observations older than this at a cycle's time are no test of a nowcast
@@ -75,7 +76,8 @@ class Series:
 
 
 def read_ionograms(paths: Sequence[Path], stations: Path | None = None) -> pd.DataFrame:
-    """Observations of files as rows of the dataset `ionograms`, available when they were made, in order of time.
+    """Observations of files as rows of the dataset `ionograms`, available when they were made, in order of time; of one
+    that was corrected its newest revision.
 
     Values beyond the physical limits stay: quality control has to deal with them as in a cycle.
 
@@ -103,10 +105,12 @@ def read_ionograms(paths: Sequence[Path], stations: Path | None = None) -> pd.Da
         raise SeriesError(
             f"{named}: {codes[0]} is the only station: to hold one out, at least one other is needed"
         )
+    frame["revision"] = pd.to_numeric(frame["revision"], errors="coerce").fillna(0)
     frame["available_at"] = frame["observed_at"]
     moment = frame["observed_at"].astype("int64").astype(str)
-    repeat = frame.groupby(["sounder_id", "observed_at"], sort=False).cumcount().astype(str)
+    repeat = frame.groupby(["sounder_id", "observed_at", "revision"], sort=False).cumcount().astype(str)
     frame["observation_id"] = frame["sounder_id"] + "|" + moment + "|" + repeat
+    frame = known_at(frame, frame["available_at"].max())
     return frame.sort_values(["observed_at", "sounder_id"], kind="stable").reset_index(drop=True)
 
 

@@ -41,6 +41,7 @@ from tasks.item_check import (
     time_limits,
     unread_columns,
 )
+from tasks.revisions import CONFLICT, REVISION, how_to_correct, row_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def build_frame(dataset: str, items: Sequence[Any]) -> tuple[pd.DataFrame, Reaso
     Returns:
         The frame, one row per item in order, RangeIndex, float64 with NaN / datetime64[us, UTC] / object columns; and
         the cast failures per row. A field that failed is null in the frame. Longitudes of 180..360 are turned into
-        -180..0; a missing `observation_id` is computed. Unknown fields are no failure: `frame.attrs["unknown_fields"]`
+        -180..0; a missing `observation_id` is computed, another missing value is the contract's default. Unknown fields are no failure: `frame.attrs["unknown_fields"]`
         counts them by name.
     """
     contract = load_contract(dataset)
@@ -112,6 +113,8 @@ def build_frame(dataset: str, items: Sequence[Any]) -> tuple[pd.DataFrame, Reaso
         else:  # no item names it: one null, repeated
             null = pd.Series(cast(column, [None], failures))
             data[column.name] = null.repeat(len(rows)).reset_index(drop=True)
+        if column.default is not None:
+            data[column.name] = pd.Series(data[column.name]).fillna(column.default)
     frame = pd.DataFrame(data, index=pd.RangeIndex(len(rows)))
     if contract.meaning_key:
         missing = frame["observation_id"].isna().to_numpy()
@@ -473,7 +476,7 @@ def _refuse(
 
 
 def find_duplicates(dataset: str, frame: pd.DataFrame, known: pd.DataFrame | None = None) -> Duplicates:
-    """Rows whose `observation_id` an earlier row of the same UTC day, or a row of `known`, already has.
+    """Rows that an earlier row, or a row of `known`, already is, as `tasks.revisions` tells rows apart.
 
     The first one stays. A later one with the same content (all that the sender fills; when and how it reached us does
     not count) is `identical` and may be dropped; one with other content is a conflict, to be quarantined.
@@ -488,8 +491,7 @@ def find_duplicates(dataset: str, frame: pd.DataFrame, known: pd.DataFrame | Non
     stacked = (
         frame[compared] if known is None or n_known == 0 else pd.concat([known[compared], frame[compared]])
     )
-    days = stacked["observed_at"].dt.floor("D")
-    codes = stacked.groupby(["observation_id", days], sort=False).ngroup().to_numpy()
+    codes = row_numbers(stacked).to_numpy()
     _, first_of_code = np.unique(codes, return_index=True)
     first = first_of_code[codes]
     later = np.flatnonzero(first != np.arange(len(stacked)))
@@ -514,7 +516,8 @@ def find_duplicates(dataset: str, frame: pd.DataFrame, known: pd.DataFrame | Non
             for name in compared
             if differs[name][position]
         ]
-        conflicts[label] = [
-            f"observation_id_conflict: {stacked['observation_id'].iloc[row]} is known with other content: {'; '.join(changes)}"
-        ]
+        text = f"{CONFLICT}: {stacked['observation_id'].iloc[row]} is known with other content: {'; '.join(changes)}"
+        if REVISION in stacked:
+            text += f"; {how_to_correct(int(stacked[REVISION].iloc[row]))}"
+        conflicts[label] = [text]
     return Duplicates(identical=identical, conflicts=conflicts)

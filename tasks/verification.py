@@ -56,6 +56,7 @@ RECENT = timedelta(days=30)
 class Forecast:
     """What an estimate says of observations of one quantity at stations that it is not shown; arrays of shape (n,)."""
 
+    sounder_id: NDArray[np.object_]
     observation_id: NDArray[np.object_]
     value: Prediction
     """Of the observation, its error included."""
@@ -169,6 +170,7 @@ def _forecast_quantity(
         distance[own] = origin.stations.distance_km(number, reporting[reporting != number])
     iri_f107 = None if origin.f107_sfu is None else background_of(levels, name, f107_to_ig12(origin.f107_sfu))
     return Forecast(
+        sounder_id=targets["sounder_id"].to_numpy(dtype=object)[at],
         observation_id=targets["observation_id"].to_numpy(dtype=object)[at],
         value=Prediction(center, spread, quantity.is_logarithmic),
         persistence=Prediction(kept_center, spread, quantity.is_logarithmic),
@@ -196,10 +198,13 @@ def score(now: Estimate, forecasts: dict[str, Forecast], lead_h: float) -> pd.Da
 def _score_quantity(name: str, now: Estimate, forecast: Forecast, lead_h: float) -> dict[str, NDArray[Any]]:
     solved = now.solved[name]
     scored = np.flatnonzero(solved.is_scored)
-    position = {key: number for number, key in enumerate(forecast.observation_id)}
-    wanted = solved.feedback["observation_id"].to_numpy(dtype=object)[scored]
+    # An id is its sounder's own: two may use the same.
+    asked = zip(forecast.sounder_id, forecast.observation_id, strict=True)
+    position = {key: number for number, key in enumerate(asked)}
+    feedback = solved.feedback.iloc[scored]
+    wanted = list(zip(feedback["sounder_id"], feedback["observation_id"], strict=True))
     is_forecast = np.array([key in position for key in wanted], dtype=bool)
-    at = np.array([position[key] for key in wanted[is_forecast]], dtype=np.int64)
+    at = np.array([position[key] for key in wanted if key in position], dtype=np.int64)
     scored = scored[is_forecast]
     in_window = solved.rows[scored]
     station = now.station[in_window]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.background import Background
 from tasks.kernel_config import QUANTITIES, KernelConfig
+from tasks.revisions import OBSERVATION, known_at
 
 Array = NDArray[np.float64]
 
@@ -46,15 +47,18 @@ class Stations:
 def known_rows(
     observations: pd.DataFrame, valid_at: pd.Timestamp, available_at: pd.Timestamp, lookback_h: float
 ) -> pd.DataFrame:
-    """What a cycle may see: one row per id, in an order that the order of arrival does not decide."""
-    is_known = (
-        (observations["observed_at"] <= valid_at)
-        & (observations["observed_at"] > valid_at - pd.Timedelta(hours=lookback_h))
-        & (observations["available_at"] <= available_at)
+    """What a cycle may see: of each observation the newest revision then, in an order that arrival does not decide.
+
+    Args:
+        observations: those of the look-back's UTC days as a whole.
+    """
+    known = known_at(observations, available_at)
+    is_recent = (known["observed_at"] <= valid_at) & (
+        known["observed_at"] > valid_at - pd.Timedelta(hours=lookback_h)
     )
-    chosen = observations.loc[is_known, INPUT_COLUMNS]
-    chosen = chosen.sort_values(["observed_at", "sounder_id", "observation_id"], kind="stable")
-    return chosen.drop_duplicates("observation_id").reset_index(drop=True)
+    chosen = known.loc[is_recent, INPUT_COLUMNS]
+    chosen = chosen.sort_values(["observed_at", *OBSERVATION], kind="stable")
+    return chosen.drop_duplicates([*OBSERVATION]).reset_index(drop=True)
 
 
 def locate(window: pd.DataFrame, background: Background, year: int) -> tuple[Stations, NDArray[np.int64]]:

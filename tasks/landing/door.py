@@ -24,6 +24,7 @@ from tasks.landing.rates import Buckets, Exceeded, TooMany
 from tasks.landing.receipts import Judge, Sent
 from tasks.landing.recent import RecentObservations, Standing
 from tasks.landing.spool import Record
+from tasks.revisions import CONFLICT, how_to_correct
 from tasks.settings import UNDECLARED, Settings
 from tasks.submissions import DecodeError, Delivery, read_delivery
 
@@ -239,7 +240,7 @@ class Door:
         receipts, verdicts = await self._receipts(items)
         standings = self.recent.claim(verdicts)
         self.recent.release(verdicts, standings)
-        return _with_standings(receipts, standings)
+        return _with_standings(receipts, verdicts, standings)
 
     async def land(
         self, records: Sequence[Record], items: Sequence[tuple[Judge, Sent]]
@@ -264,7 +265,7 @@ class Door:
             standings = [
                 first if first is Standing.NEW else now for first, now in zip(standings, again, strict=True)
             ]
-        return _with_standings(receipts, standings)
+        return _with_standings(receipts, verdicts, standings)
 
     async def _receipts(
         self, items: Sequence[tuple[Judge, Sent]]
@@ -306,18 +307,18 @@ def _sender(item: Any, sounder_id: str | None) -> str:
 
 
 def _with_standings(
-    receipts: list[dict[str, Any]], standings: Sequence[Standing | None]
+    receipts: list[dict[str, Any]], verdicts: Sequence[Verdict], standings: Sequence[Standing | None]
 ) -> list[dict[str, Any]]:
     """The receipts of the accepted, corrected where their observation is known already."""
-    for receipt, standing in zip(receipts, standings, strict=True):
+    for receipt, verdict, standing in zip(receipts, verdicts, standings, strict=True):
         if standing is Standing.REPEATED:
             receipt["status"] = "duplicate"
         elif standing is Standing.CONTRADICTING:
             receipt["status"] = "rejected"
-            receipt["codes"] = ["observation_id_conflict"]
+            receipt["codes"] = [CONFLICT]
             receipt["reasons"] = [
-                f"observation_id_conflict: {receipt['observation_id']} has landed before with other content; "
-                "the first one counts, this one is kept in quarantine"
+                f"{CONFLICT}: {receipt['observation_id']} has landed before with other content; the first one counts, "
+                f"this one is kept in quarantine; {how_to_correct(verdict.revision)}"
             ]
     return receipts
 

@@ -23,6 +23,9 @@ from typing import Any
 LICENCE = "GIRO, CC BY-NC-SA 4.0"
 """Under which GIRO gives its data, as the header of each file says."""
 
+SCALED_BY_HAND = 999
+"""Confidence of an ionogram that somebody scaled anew: it corrects what the autoscaling said of the same time."""
+
 DEFAULT_MUF_DISTANCE_KM = 3000.0
 """Ground distance D of MUF(D) and M(D) when a file does not state it: GIRO's documented default."""
 
@@ -174,6 +177,7 @@ def _read_line(line: str, columns: list[str], station: GiroStation, distance_km:
         "longitude_deg": station.longitude_deg,
         "confidence_score": None,
         "qualifier": None,
+        "revision": 0,
     }
     position = 1
     is_missing = False
@@ -201,6 +205,7 @@ def _read_line(line: str, columns: list[str], station: GiroStation, distance_km:
         value = None if is_missing else float(token)
         if characteristic == "cs":
             item["confidence_score"] = value
+            item["revision"] = 1 if value == SCALED_BY_HAND else 0
             continue
         name = _COLUMN_OF_CHARACTERISTIC.get(characteristic)
         if name is None or (name in _DISTANCE_DEPENDENT and distance_km != DEFAULT_MUF_DISTANCE_KM):

@@ -1,7 +1,7 @@
 """The observations a door has taken lately: what tells a repetition and a contradiction from something new.
 
-Kept in memory, bounded, as two 64-bit hashes per observation: which it is (dataset, id and day observed, as curation
-tells them apart) and what was said of it. What is pushed out is forgotten: its repetition is called accepted, and
+Kept in memory, bounded, as two 64-bit hashes per observation: which it is (as `tasks.revisions` tells them apart,
+which curation goes by too) and what was said of it. What is pushed out is forgotten: its repetition is called accepted, and
 dropped by curation. Two observations are taken for one once in some 10^13.
 """
 

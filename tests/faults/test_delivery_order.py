@@ -1,4 +1,4 @@
-"""Any interleaving of redelivery, reordering, crash and rerun gives the same lake."""
+"""Any interleaving of originals, corrections, redelivery, crash and rerun gives the same lake: one history, one view."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from tasks import catalog, curation, lake
 from tasks.curation import curate_batch, pending_batches
 from tasks.landing.spool import Record, SpoolWriter, hand_off
+from tasks.revisions import known_at
 from tasks.settings import Settings
 from tasks.validation import Validation, validate_batch
 from tests.faults.conftest import Trial
 from tests.faults.ledger import FIRST_OBSERVED_AT, Ledger
 
-N_ITEMS = 6
+N_OBSERVATIONS = 4
+N_ITEMS = 7  # the others are corrections of the first two observations
 PROVENANCE = ["received_at", "available_at", "batch_id", "source"]
 CHANNELS = ("http", "mqtt", "file")
 
@@ -39,7 +41,7 @@ def verdicts_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, Validation] = {}
 
     def judge(dataset: str, frame: pd.DataFrame, **arguments: Any) -> Validation:
-        key = frame["observation_id"].str.cat(sep=" ")
+        key = frame["observation_id"].str.cat(frame["revision"].astype(str)).str.cat(sep=" ")
         if key not in known:
             known[key] = validate_batch(dataset, frame, **arguments)
         same = known[key]
@@ -89,7 +91,8 @@ crashes = st.lists(st.none() | st.integers(0, 25), max_size=2)
 @pytest.mark.usefixtures("verdicts_kept")
 def test_any_interleaving_gives_the_same_lake(trial: Trial, tmp_path_factory: pytest.TempPathFactory) -> None:
     ledger = Ledger()
-    items = ledger.items(N_ITEMS)
+    items = ledger.items(N_OBSERVATIONS)
+    items += [corrected(items[0], 1), corrected(items[0], 2), corrected(items[1], 1)]
     expected: dict[frozenset[int], Any] = {}
 
     @hypothesis_settings(
@@ -108,14 +111,28 @@ def test_any_interleaving_gives_the_same_lake(trial: Trial, tmp_path_factory: py
                     run(settings, data)
         run(settings, data)
         rows = lake.read("ionograms", settings=settings).drop(columns=PROVENANCE)
-        stored = rows.sort_values("observation_id").to_csv(index=False)
+        stored = rows.sort_values(["observation_id", "revision"]).to_csv(index=False)
         delivered = frozenset(number for numbers, _ in sent for number in numbers)
         assert len(rows) == len(delivered)
         assert expected.setdefault(delivered, stored) == stored
+        wanted: dict[str, dict[str, Any]] = {}
+        for item in sorted((items[number] for number in delivered), key=lambda item: item.get("revision", 0)):
+            wanted[item["observation_id"]] = item
+        view = known_at(lake.read("ionograms", settings=settings), FIRST_OBSERVED_AT + timedelta(days=3))
+        assert dict(zip(view["observation_id"], view["fof2_mhz"], strict=True)) == {
+            name: item["fof2_mhz"] for name, item in wanted.items()
+        }
+        assert not lake.files("quarantine", settings=settings)
         assert pending_batches(settings) == []
         catalog._open.cache_clear()
 
     check()
+
+
+def corrected(item: dict[str, Any], revision: int) -> dict[str, Any]:
+    """A correction of an item; by its time too, by hours, since the ledger's are made in the evening."""
+    observed_at = FIRST_OBSERVED_AT + timedelta(hours=revision)
+    return {**item, "revision": revision, "fof2_mhz": 6.0 + revision, "observed_at": observed_at.isoformat()}
 
 
 def run(settings: Settings, data: st.DataObject) -> None:

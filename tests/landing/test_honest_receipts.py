@@ -138,6 +138,8 @@ DAMAGE = [
     ("ionograms", json.dumps({**IONOGRAM, "note\ud800": "\ud800", "deep": [[[[]]]]})),
     ("ionograms", json.dumps({**IONOGRAM, "licence": "\u00e9"})),
     ("ionograms", json.dumps({**IONOGRAM, "observation_id": "mine", "fof2_mhz": 7})),
+    *(("ionograms", json.dumps({**IONOGRAM, "fof2_mhz": 6, "revision": n})) for n in (1, None, 0, -1, 1.5, 1.0, "1", 2)),
+    ("ionograms", json.dumps({**IONOGRAM, "observation_id": "mine", "sounder_id": "TST02", "fof2_mhz": 8})),
     ("ionograms", json.dumps({**IONOGRAM, "observation_id": "mine", "observed_at": "2022-10-24T01:00:00Z"})),
     ("measurements", json.dumps({**MEASUREMENT, "snr_db": None})),
     ("measurements", json.dumps({**MEASUREMENT, "signal": {"frequency_mhz": 5.123}})),
@@ -194,6 +196,8 @@ def deliveries(draw: st.DrawFn) -> Delivery:
         elif kind == "again":
             item = {**GOOD[dataset], "observation_id": draw(st.sampled_from(["a", "b"]))}
             item["observed_at"] = f"2022-10-{draw(st.sampled_from([23, 24]))}T12:00:00Z"
+            item["revision"] = draw(st.sampled_from([None, 0, 1]))
+            item["licence"] = draw(st.sampled_from([None, "CC0-1.0"]))
         text = json.dumps(item, ensure_ascii=draw(st.booleans()))
         items.append(text[:-1] + ', "sounder_id": "X"}' if kind == "twice" else text)
     shape = draw(st.sampled_from(["one", "list", "envelope"]))
