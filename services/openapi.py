@@ -192,7 +192,8 @@ def _schemas() -> dict[str, Any]:
                 "observation_id": {"type": ["string", "null"]},
                 "status": {
                     "enum": ["accepted", "accepted_with_warnings", "duplicate", "rejected"],
-                    "description": "duplicate: this observation has landed before, with the same content.",
+                    "description": "duplicate: this observation has landed before, with the same content and revision; a "
+                    "correction, with a higher revision, is accepted.",
                 },
                 "codes": {
                     "type": "array",

@@ -192,7 +192,9 @@ def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
     longest_h = max((lead_h for plan in plans for lead_h in due_leads(settings, plan)), default=0.0)
     start = plans[0].valid_time - timedelta(hours=kernel_config(settings).lookback_h + longest_h)
     day = timedelta(days=1)
-    first, last = (time.replace(hour=0, minute=0, second=0, microsecond=0) for time in (start, plans[-1].valid_time))
+    first, last = (
+        time.replace(hour=0, minute=0, second=0, microsecond=0) for time in (start, plans[-1].valid_time)
+    )
     return lake.read("ionograms", settings=settings, start=first, end=last + day - timedelta(microseconds=1))
 
 

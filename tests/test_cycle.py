@@ -60,6 +60,7 @@ def ionograms(
                     "sounder_id": sounder_id,
                     "observed_at": times,
                     "available_at": times,
+                    "revision": 0,
                     "latitude_deg": latitude,
                     "longitude_deg": longitude,
                     "confidence_score": 80.0,

@@ -98,6 +98,8 @@ def values_of(column: Column) -> st.SearchStrategy[Any]:
         return times.map(datetime.isoformat)
     if column.name == "confidence_score":
         return st.sampled_from([-1, 999, *range(101)])
+    if column.physical_type == "int32":
+        return st.integers(int(column.minimum or 0), int(column.maximum or 9))
     if column.physical_type == "double":
         low, high = column.minimum, 360 if column.is_longitude else column.maximum
         return st.floats(low, high, allow_nan=False) | st.integers(
@@ -146,9 +148,10 @@ def mutations(dataset: str, base: dict[str, Any]) -> list[tuple[str, dict[str, A
             wrong(f"{name}_missing", name, None)
         if column.maximum is not None:
             wrong(f"{name}_range", name, 361 if column.is_longitude else column.maximum + 1)
-            wrong(f"{name}_range", name, 9999 if column.maximum < 9999 else 1e300)
+            far = 1e300 if column.physical_type == "double" else 2**31 - 1
+            wrong(f"{name}_range", name, 9999 if column.maximum < 9999 else far)
         if column.minimum is not None:
-            wrong(f"{name}_range", name, column.minimum - 0.01)
+            wrong(f"{name}_range", name, column.minimum - (0.01 if column.physical_type == "double" else 1))
         if column.physical_type in ("double", "int32"):
             wrong(f"{name}_type", name, "5.5")
             wrong(f"{name}_type", name, True)

@@ -78,7 +78,10 @@ def test_within_a_batch_and_across_both_doors(start: Callable[[], Server]) -> No
 
 def test_a_correction_is_accepted_at_both_doors_and_after_a_restart(start: Callable[[], Server]) -> None:
     server = start()
-    first, second = {**OTHER, "revision": 1}, {**NESTED, "revision": 1, "receiver": {"latitude_deg": 51, "longitude_deg": 10}}
+    first, second = (
+        {**OTHER, "revision": 1},
+        {**NESTED, "revision": 1, "receiver": {"latitude_deg": 51, "longitude_deg": 10}},
+    )
     assert send(server, first, IONOGRAM, OTHER, first, {**first, "fof2_mhz": 7}) == [
         "accepted", "accepted", "rejected", "duplicate", "rejected",
     ]  # fmt: skip
@@ -86,7 +89,9 @@ def test_a_correction_is_accepted_at_both_doors_and_after_a_restart(start: Calla
     lines.send(NESTED, second, second, {**first, "fof2_mhz": 7})
     receipts = [receipt for _ in range(4) for receipt in lines.answer()["receipts"]]
     assert [receipt["status"] for receipt in receipts] == ["accepted", "accepted", "duplicate", "rejected"]
-    assert receipts[3]["reasons"][0].endswith("a correction is sent with the same observation_id and revision 2")
+    assert receipts[3]["reasons"][0].endswith(
+        "a correction is sent with the same observation_id and revision 2"
+    )
     assert receipts[0]["observation_id"] == receipts[1]["observation_id"]
     lines.close()
     server.stop()
