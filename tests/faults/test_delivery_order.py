@@ -130,8 +130,8 @@ def test_any_interleaving_gives_the_same_lake(trial: Trial, tmp_path_factory: py
 
 
 def corrected(item: dict[str, Any], revision: int) -> dict[str, Any]:
-    """A correction of an item; by its time too, by hours, since the ledger's are made in the evening."""
-    observed_at = FIRST_OBSERVED_AT + timedelta(hours=revision)
+    """A correction of an item, of its time too; received an hour after the first at the earliest, so never from the future."""
+    observed_at = FIRST_OBSERVED_AT + timedelta(minutes=10 * revision)
     return {**item, "revision": revision, "fof2_mhz": 6.0 + revision, "observed_at": observed_at.isoformat()}
 
 

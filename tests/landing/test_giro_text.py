@@ -157,7 +157,7 @@ def test_real_files(shared_data: Path) -> None:
     assert new.items[1] == {
         "sounder_id": "FF051", "observed_at": "2026-10-06T12:37:30.000Z", "latitude_deg": 51.7, "longitude_deg": -1.5,
         "confidence_score": 95, "qualifier": None, "fof2_mhz": 5.663, "muf3000_mhz": 18.979, "m3000f2": 3.36,
-        "fxi_mhz": 6.25,
+        "fxi_mhz": 6.25, "revision": 0,
     }  # fmt: skip
     assert parse_giro_text(
         (shared_data / "formats" / "giro-RL052-2026-10-06-no-data.txt").read_text()
