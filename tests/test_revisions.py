@@ -50,7 +50,7 @@ def deliver(settings: Settings, received_at: datetime, *items: Any, dataset: str
 
 def seen(settings: Settings, valid_time: datetime, available_until: datetime) -> pd.DataFrame:
     """What a cycle sees of the lake."""
-    plan = cycles.plan_cycle(settings, valid_time, available_until, grid_step_deg=30.0)
+    (plan,) = cycles.plan_span(settings, valid_time, valid_time, available_until)
     rows = cycles.read_window(settings, [plan])
     moments = (pd.Timestamp(valid_time), pd.Timestamp(available_until))
     return known_rows(rows, *moments, load_kernel_config().lookback_h)
@@ -70,22 +70,19 @@ def test_a_correction_counts_from_when_it_came_and_the_original_stays(settings: 
     assert history["observation_id"].nunique() == 1
 
 
-def test_a_correction_of_the_time_takes_the_original_out_of_its_window(settings: Settings) -> None:
-    """To another hour of the day: out of the window that had the original, into that which had none."""
-    late = {**IONOGRAM, "observation_id": "mine", "observed_at": "2022-10-25T23:30:00Z"}
-    deliver(settings, NOON + timedelta(hours=12), late)
-    deliver(
-        settings, NOON + timedelta(hours=13), {**late, "revision": 1, "observed_at": "2022-10-25T00:30:00Z"}
-    )
-    until = NOON + timedelta(days=2)
-    night = datetime(2022, 10, 25, 0, 45, tzinfo=UTC)
-    assert len(seen(settings, night, until)) == 1
-    assert (
-        len(seen(settings, night + timedelta(days=1), until)) == 1
-    )  # 24 h and a quarter later: within the look-back
-    one_day = pd.Timestamp(night + timedelta(hours=23)), pd.Timestamp(until)
-    rows = lake.read("ionograms", settings=settings)
-    assert known_rows(rows, *one_day, lookback_h=6.0).empty
+@pytest.mark.parametrize(("wrong", "right"), [("11:45", "23:30"), ("23:30", "00:30")])
+def test_a_correction_of_the_time_moves_the_observation(settings: Settings, wrong: str, right: str) -> None:
+    """A cycle whose window has the wrong time but not the right one, after its end or before its beginning, sees nothing."""
+    item = {**IONOGRAM, "observation_id": "mine", "observed_at": f"2022-10-25T{wrong}:00Z"}
+    until = OBSERVED_AT + timedelta(days=20)
+    lookback = timedelta(hours=load_kernel_config().lookback_h)
+    valid_time = NOON if wrong < right else NOON + lookback
+    deliver(settings, until, item)
+    assert len(seen(settings, valid_time, until)) == 1
+    deliver(settings, until, {**item, "revision": 1, "observed_at": f"2022-10-25T{right}:00Z"})
+    assert seen(settings, valid_time, until).empty
+    evening = datetime(2022, 10, 25, 23, 45, tzinfo=UTC)
+    assert seen(settings, evening, until)["observed_at"].tolist() == [pd.Timestamp(f"2022-10-25T{right}:00Z")]
 
 
 def test_an_accident_is_a_conflict_that_says_how_to_correct(settings: Settings) -> None:
