@@ -14,10 +14,13 @@ from tasks.background import SolarLevels
 from tasks.effective_index import ChosenIndex
 from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
 from tasks.prediction import Prediction
+from tasks.rate_check import leaves_its_neighbours
 from tasks.window import Stations, hour_of, repeated
 
 Array = NDArray[np.float64]
 
+STOPPED = ("rate_check", "background_check", "buddy_check")
+"""Flags of observations whose values are possible and were found to be wrong."""
 MAX_JITTER = 1e-6
 """Share of its variance that may be added to every observation's error variance, so that a cycle survives an
 innovation covariance that is not positive definite: a thousandth of the sd, far below any observation error."""
@@ -32,6 +35,8 @@ class Solved:
     """Rows of the window that hold the quantity; feedback has one row for each."""
     is_scored: NDArray[np.bool_]
     held_out: Prediction
+    analysed: Prediction
+    """The analysis; its spread is that of a new observation, for rows that a check stopped and that it has not seen."""
     chi2: float | None
     obs_errors: dict[str, dict[str, float]]
     """By class of confidence, see `diagnose`."""
@@ -138,14 +143,22 @@ def solve(
         "station_longitude_deg": stations.qd_longitude_deg,
     }
 
-    is_repeated = np.concatenate(
-        [
-            repeated(age_h[own], station[own], kernel, hour_of(window, age_of_window_h))
-            for own in (quantity == number for number in range(len(QUANTITIES)))
-        ]
+    limits = np.array([(kernel.quantity(name).minimum, kernel.quantity(name).maximum) for name in QUANTITIES])
+    is_possible = (value >= limits[quantity, 0]) & (value <= limits[quantity, 1])
+    is_off = leaves_its_neighbours(
+        series=quantity * len(stations.sounder_id) + station,
+        time_h=time_h,
+        departure=np.where(is_possible, innovation, np.nan),
+        floor=np.array(kernel.quality.rate_floor.as_list())[quantity],
+        limit_sd=kernel.quality.rate_sd,
     )
+    # An error does not stand for its hour: what is impossible or off does not count when the rest is thinned.
+    is_repeated = np.zeros(rows.size, dtype=np.bool_)
+    for number in range(len(QUANTITIES)):
+        own = np.flatnonzero((quantity == number) & is_possible & ~is_off)
+        is_repeated[own] = repeated(age_h[own], station[own], kernel, hour_of(window, age_of_window_h))
     is_thinned = (age_h > kernel.window.full_rate_h) & is_repeated
-    candidates = np.flatnonzero(~is_thinned)
+    candidates = np.flatnonzero(~is_thinned & ~is_off)
     flags, screened_weight = rust_core.screen_observations(
         terms,
         **network,
@@ -156,15 +169,15 @@ def solve(
         innovation=innovation[candidates],
         obs_error=error[candidates],
         amplitude=amplitude[candidates],
-        minimum=[kernel.quantity(name).minimum for name in QUANTITIES],
-        maximum=[kernel.quantity(name).maximum for name in QUANTITIES],
+        minimum=limits[:, 0].tolist(),
+        maximum=limits[:, 1].tolist(),
         background_sd=kernel.quality.background_sd,
         buddy_sd=kernel.quality.buddy_sd,
         full_weight_sd=kernel.quality.full_weight_sd,
         max_jitter=MAX_JITTER,
         n_threads=threads,
     )
-    flag = np.full(rows.size, "thinned", dtype=object)
+    flag = np.where(is_off, "rate_check", "thinned").astype(object)
     flag[candidates] = flags
     weight = np.zeros(rows.size)
     weight[candidates] = screened_weight
@@ -189,7 +202,8 @@ def solve(
     center = np.full(rows.size, np.nan)
     variance = np.full(rows.size, np.nan)
     # Rows that a check stopped are predicted too: their feedback shows by how much they are off.
-    stopped = np.flatnonzero((flag == "buddy_check") | (flag == "background_check"))
+    stopped = np.flatnonzero(np.isin(flag, STOPPED))
+    analysed_variance = np.full(rows.size, np.nan)
 
     def background_without(number: int) -> Array:
         return transform(lambda name: background_of(levels, name, held_out[number].ig12))
@@ -212,8 +226,9 @@ def solve(
             )
             center[own] = own_background[own] + mean
             variance[own] = sd**2 + error[own] ** 2
-            mean, _ = analysis.predict_station(number, **at)
+            mean, sd = analysis.predict_station(number, **at)
             fitted[own] = prior[own] + mean
+            analysed_variance[own] = sd**2 + error[own] ** 2
     confidence_class = kernel.confidence.class_of(confidence)[rows]
     misfit = np.zeros(rows.size)
     misfit[used] = innovation[used] * analysis.alpha()
@@ -249,6 +264,9 @@ def solve(
             rows=rows[own],
             is_scored=scored[rows[own]] & (flag[own] == "accepted"),
             held_out=prediction,
+            analysed=Prediction(
+                fitted[own], np.sqrt(analysed_variance[own]), kernel.quantity(name).is_logarithmic
+            ),
             # The expectation of d_i (S^-1 d)_i is 1 for every row, so the sum over one quantity's rows is its share.
             chi2=float(misfit[own].sum()) / n_used if n_used else None,
             obs_errors=diagnose(

@@ -16,6 +16,7 @@ from tasks.analysis import JointlySolved, Solved, solve
 from tasks.background import Background, SolarLevels
 from tasks.effective_index import ChosenIndex, IndexChooser
 from tasks.kernel_config import KernelConfig
+from tasks.misreadings import named
 from tasks.window import Stations, known_rows, locate
 
 Array = NDArray[np.float64]
@@ -80,6 +81,7 @@ def estimate(
     joint = solve(
         *(kernel, window, stations, station, levels, age_h, amplitude, chosen, held_out, scored, threads)
     )
+    joint = named(joint, chosen.ig12, background, kernel.quality)
     return Estimate(
         valid_at, known, window, stations, station, levels, age_h, chosen, held_out, joint, f107_sfu
     )

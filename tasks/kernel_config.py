@@ -48,12 +48,31 @@ class EffectiveIndex(Section):
     default_ig12: float = Field(ge=-20, le=200)
 
 
+class PerQuantity(Section):
+    """One number for every quantity, in the unit of its innovations (ln for logarithmic ones)."""
+
+    fof2_mhz: float = Field(ge=0)
+    hmf2_km: float = Field(ge=0)
+    m3000f2: float = Field(ge=0)
+    b0_km: float = Field(ge=0)
+
+    def as_list(self) -> list[float]:
+        return [getattr(self, name) for name in QUANTITIES]
+
+
 class Quality(Section):
     """Thresholds of the quality control in standard deviations."""
 
+    rate_sd: float = Field(gt=0)
+    rate_floor: PerQuantity
+    """Standard deviation that the rate check grants every station."""
     background_sd: float = Field(gt=0)
     buddy_sd: float = Field(gt=0)
     full_weight_sd: float = Field(gt=0)
+    misreading_sd: float = Field(gt=0)
+    """What a stopped value was instead must be as near as this to where it is expected."""
+    foe_sd: float = Field(gt=0)
+    """Of the climatology's ln foE."""
 
 
 class Confidence(Section):
@@ -86,18 +105,6 @@ class ObsError(Section):
         return np.array(
             [getattr(self, name) for name in classes.class_of(confidence_score)], dtype=np.float64
         )
-
-
-class PerQuantity(Section):
-    """One number for every quantity, in the unit of its innovations (ln for logarithmic ones)."""
-
-    fof2_mhz: float = Field(ge=0)
-    hmf2_km: float = Field(ge=0)
-    m3000f2: float = Field(ge=0)
-    b0_km: float = Field(ge=0)
-
-    def as_list(self) -> list[float]:
-        return [getattr(self, name) for name in QUANTITIES]
 
 
 class Term(Section):

@@ -80,6 +80,15 @@ def extraordinary_mhz(fof2_mhz: ArrayLike, gyrofrequency_mhz: ArrayLike) -> Arra
     return half + np.hypot(fof2_mhz, half)
 
 
+def ordinary_mhz(fxf2_mhz: ArrayLike, gyrofrequency_mhz: ArrayLike) -> Array:
+    """Critical frequency foF2 whose extraordinary wave ends at fxF2: the inverse of :func:`extraordinary_mhz`.
+
+    0 where fxF2 is below the gyrofrequency, which no plasma makes. Arguments broadcast; MHz.
+    """
+    fx = np.asarray(fxf2_mhz, dtype=np.float64)
+    return np.asarray(np.sqrt(np.maximum(fx * (fx - gyrofrequency_mhz), 0.0)))
+
+
 @cache
 def _main_field() -> rust_core.MainField:
     epochs, coefficients = read_igrf(coefficient_folder() / "IGRF" / "IGRF13.shc")

@@ -61,7 +61,7 @@ class SeriesPlan:
         kernel = load_kernel_config(self.config)
         if self.is_controlled:
             return kernel
-        loose = {name: UNREACHED_SD for name in ("background_sd", "buddy_sd", "full_weight_sd")}
+        loose = {name: UNREACHED_SD for name in ("rate_sd", "background_sd", "buddy_sd", "full_weight_sd")}
         return kernel.model_copy(update={"quality": kernel.quality.model_copy(update=loose)})
 
 
@@ -287,4 +287,4 @@ def run_piece(
 def is_rejected(feedback: pd.DataFrame, valid_at: pd.Timestamp, scored_h: float) -> pd.Series[bool]:
     """Newest rows that quality control stopped though their values are possible."""
     is_newest = feedback["observed_at"] > valid_at - pd.Timedelta(hours=scored_h)
-    return is_newest & feedback["qc_flag"].isin(["background_check", "buddy_check"])
+    return is_newest & ~feedback["qc_flag"].isin(["accepted", "thinned", "physical_limits"])

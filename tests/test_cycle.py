@@ -320,7 +320,7 @@ def test_gross_errors_are_flagged_and_do_not_spoil_the_neighbours() -> None:
     spoiled.loc[older, "fof2_mhz"] = 99.0
     result = cycle(spoiled)
     flags = result.feedback.to_pandas().query("quantity == 'fof2_mhz'").set_index("observation_id")["qc_flag"]
-    assert flags[spoiled.loc[newest, "observation_id"].iloc[0]] in {"buddy_check", "background_check"}
+    assert flags[spoiled.loc[newest, "observation_id"].iloc[0]] == "rate_check"
     assert flags[spoiled.loc[older, "observation_id"].iloc[0]] == "physical_limits"
     held = [
         column(c.verification, "holdout_value", quantity="fof2_mhz", sounder_id="CCC03")
