@@ -85,8 +85,8 @@ def ordinary_mhz(fxf2_mhz: ArrayLike, gyrofrequency_mhz: ArrayLike) -> Array:
 
     0 where fxF2 is below the gyrofrequency, which no plasma makes. Arguments broadcast; MHz.
     """
-    fx = np.asarray(fxf2_mhz, dtype=np.float64)
-    return np.asarray(np.sqrt(np.maximum(fx * (fx - gyrofrequency_mhz), 0.0)))
+    fx, gyrofrequency = (np.asarray(value, dtype=np.float64) for value in (fxf2_mhz, gyrofrequency_mhz))
+    return np.asarray(np.sqrt(np.maximum(fx * (fx - gyrofrequency), 0.0)))
 
 
 @cache
