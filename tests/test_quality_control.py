@@ -137,6 +137,9 @@ def test_only_the_critical_frequency_has_misreadings() -> None:
 
 def test_an_error_does_not_stand_for_its_hour() -> None:
     """Of a thinned hour the newest row is used; when it is wrong, the one before it."""
+    kernel = load_kernel_config()
+    hourly = kernel.window.model_copy(update={"full_rate_h": 2.0, "thinned_minutes": 60.0})
+    kernel = kernel.model_copy(update={"window": hourly})
     observations = ionograms()
     at = (observations["sounder_id"] == "AAA01") & (
         observations["observed_at"] == pd.Timestamp(NOON - 195 * MINUTE)  # 08:45
@@ -145,13 +148,13 @@ def test_an_error_does_not_stand_for_its_hour() -> None:
         observations["observed_at"] == pd.Timestamp(NOON - 210 * MINUTE)
     )
     ids = [observations.loc[row, "observation_id"].iloc[0] for row in (at, before)]
-    assert of_fof2(cycle(observations)).loc[ids, "qc_flag"].tolist() == ["accepted", "thinned"]
+    assert of_fof2(cycle(observations, kernel=kernel)).loc[ids, "qc_flag"].tolist() == ["accepted", "thinned"]
     for value, flag in (
         (2.0 * observations.loc[at, "fof2_mhz"].iloc[0], "rate_check"),
         (99.0, "physical_limits"),
     ):
         observations.loc[at, "fof2_mhz"] = value
-        assert of_fof2(cycle(observations)).loc[ids, "qc_flag"].tolist() == [flag, "accepted"]
+        assert of_fof2(cycle(observations, kernel=kernel)).loc[ids, "qc_flag"].tolist() == [flag, "accepted"]
 
 
 def test_times_off_the_quarter_hour_are_as_good() -> None:
