@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-rust test-slow faults fuzz contracts lint format bench lock clean
+.PHONY: help setup demo up down test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -74,6 +74,10 @@ fuzz: setup  ## look for bytes that break a parser; SECONDS=n for each of them
 	@for target in $$($(BIN)/python -c 'from tests.fuzz.parsers import TARGETS; print(*TARGETS)'); do \
 	  mkdir -p var/fuzz/$$target && $(BIN)/python -m tests.fuzz.search $$target -max_total_time=$(SECONDS) -verbosity=0 -rss_limit_mb=4096 \
 	    -artifact_prefix=var/fuzz/$$target- var/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; done
+
+DATA_SETS ?= ../shared/data/americas_2019 ../shared/data/europe_2022
+learn: setup  ## learn the covariance from files of observations; DATA_SETS='path path', OUT=file
+	$(BIN)/autonvis learn $(DATA_SETS) $(if $(OUT),--out '$(OUT)')
 
 bench: setup  ## every benchmark; each prints one JSON line with the ratio to a peer in the same run
 	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done

@@ -14,7 +14,7 @@ from tasks.settings import PREFIX, Settings, SettingsError, load_settings, parse
 
 # Heavy modules (Prefect, pandas, the kernel) are imported by the verb that needs them: `--help` answers at once.
 
-WRITING_VERBS = ("up", "land", "nowcast", "backfill", "replay")
+WRITING_VERBS = ("up", "land", "nowcast", "backfill", "replay", "learn")
 
 
 def show_settings(settings: Settings, _: argparse.Namespace) -> None:
@@ -169,6 +169,25 @@ def run_verify(settings: Settings, arguments: argparse.Namespace) -> None:
     )
 
 
+def run_learn(settings: Settings, arguments: argparse.Namespace) -> None:
+    from autonvis.system import prefect_server
+
+    with prefect_server(settings):
+        from flows.learn import learn
+
+        finish(
+            learn(
+                arguments.data,
+                arguments.out or settings.home / "kernel.toml",
+                config=arguments.config,
+                cycles=arguments.cycles,
+                evaluations=arguments.evaluations,
+                f107_sfu=arguments.f107,
+                return_state=True,
+            )
+        )
+
+
 def run_rebuild_catalog(settings: Settings, _: argparse.Namespace) -> None:
     from tasks.catalog_rebuild import rebuild_catalog
 
@@ -282,6 +301,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="in km, ends included (default 80:600:10)",
     )
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="file to write")
+    sub = verb(
+        "learn",
+        run_learn,
+        "Learn the values of the covariance from files of ionograms, each path one data set, and print the skill at "
+        "held-out stations before and after. Nothing uses the file written until AUTONVIS_KERNEL_CONFIG names it.",
+    )
+    sub.add_argument("data", type=Path, nargs="+", help="files or folders of ionograms, at least a day each")
+    sub.add_argument("--out", type=Path, help="file to write; default HOME/kernel.toml")
+    sub.add_argument("--config", type=Path, help="configuration to start from; default the one of the settings")
+    sub.add_argument("--cycles", type=int, default=150, help="cycles of each data set (default 150)")
+    sub.add_argument("--evaluations", type=int, default=120, help="configurations to try at most (default 120)")
+    sub.add_argument("--f107", type=float, metavar="SFU", help="solar flux of the time; default unknown")
     sub = verb(
         "verify",
         run_verify,

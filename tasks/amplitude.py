@@ -1,56 +1,41 @@
-"""How much the modulated terms of the covariance count at a place and time: a table over latitude and local time.
+"""How much the modulated terms of the covariance count at a place and time: the variability that ITU-R P.1239 tabulates.
 
-The day-to-day variability of the F2 layer depends on where the sun and the magnetic field are (ITU-R P.1239 tabulates
-it). The table's knots are |quasi-dipole latitude| and magnetic local time; between knots the factor goes smoothly and
-never beyond its neighbours. Multiplying a covariance by a factor at each end keeps it positive definite.
+foF2 varies from day to day by 7 % at noon in the subtropics and by 30 % on a polar winter night. The sd of a modulated
+term holds where the table has `kernel.amplitude.reference_sd`, and elsewhere in proportion; the other quantities follow
+foF2. Multiplying a covariance by a factor at each end keeps it positive definite.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from tasks.background import Background, Times
-from tasks.kernel_config import QUANTITIES, Amplitude, KernelConfig
+from tasks.background import Times, ig12_to_r12, universal_times
+from tasks.kernel_config import QUANTITIES, KernelConfig
+from tasks.variability import sd_ln_fof2
 
 Array = NDArray[np.float64]
 
-HOURS_PER_DAY = 24.0
+DEGREES_PER_HOUR = 15.0
 
 
 def amplitudes(
-    kernel: KernelConfig,
-    background: Background,
-    times: Times,
-    latitude_deg: Array,
-    longitude_deg: Array,
+    kernel: KernelConfig, times: Times, latitude_deg: Array, longitude_deg: Array, ig12: float
 ) -> Array:
-    """The factor of every quantity at n geographic points, shape (Q, n), each at its own UTC time or all at one."""
+    """The factor of every quantity at n geographic points, shape (Q, n), each at its own UTC time or all at one.
+
+    `ig12` tells the table's class of solar activity.
+    """
+    shape = (len(QUANTITIES), latitude_deg.size)
     if not any(term.is_modulated for term in kernel.terms):
-        return np.ones((len(QUANTITIES), latitude_deg.size))
-    qd_latitude, _, local_time_h = background.magnetic_local_time(times, latitude_deg, longitude_deg)
-    return np.stack([factor(kernel.amplitude, name, qd_latitude, local_time_h) for name in QUANTITIES])
-
-
-def factor(table: Amplitude, name: str, qd_latitude_deg: Array, local_time_h: Array) -> Array:
-    """The factor of one quantity at n places, shape (n,)."""
-    values = np.array(table.table(name))
-    latitude = np.array(table.latitude_deg)
-    row = np.clip(np.searchsorted(latitude, np.abs(qd_latitude_deg), side="right") - 1, 0, latitude.size - 2)
-    north = _smooth((np.abs(qd_latitude_deg) - latitude[row]) / (latitude[row + 1] - latitude[row]))
-    hours = np.array([*table.local_time_h, table.local_time_h[0] + HOURS_PER_DAY])
-    # Before the first knot of the day, the interval is the one that crosses midnight.
-    local = np.where(local_time_h < hours[0], local_time_h + HOURS_PER_DAY, local_time_h)
-    column = np.clip(np.searchsorted(hours, local, side="right") - 1, 0, hours.size - 2)
-    later = _smooth((local - hours[column]) / (hours[column + 1] - hours[column]))
-    following = (column + 1) % len(table.local_time_h)
-    south = values[row, column] * (1 - later) + values[row, following] * later
-    return np.asarray(
-        south * (1 - north)
-        + (values[row + 1, column] * (1 - later) + values[row + 1, following] * later) * north
+        return np.ones(shape)
+    index = universal_times(times)
+    hour = np.asarray((index - index.normalize()) / pd.Timedelta(hours=1), dtype=np.float64)
+    sd = sd_ln_fof2(
+        latitude_deg,
+        hour + longitude_deg / DEGREES_PER_HOUR,
+        np.asarray(index.day_of_year, dtype=np.float64),
+        ig12_to_r12(ig12),
     )
-
-
-def _smooth(fraction: Array) -> Array:
-    """From 0 to 1 without a kink at either end."""
-    return fraction * fraction * (3.0 - 2.0 * fraction)
+    return np.broadcast_to(sd / kernel.amplitude.reference_sd, shape)

@@ -34,6 +34,8 @@ class Solved:
     rows: NDArray[np.int64]
     """Rows of the window that hold the quantity; feedback has one row for each."""
     is_scored: NDArray[np.bool_]
+    observed: Array
+    """In the quantity's unit, at `rows`."""
     held_out: Prediction
     analysed: Prediction
     """The analysis; its spread is that of a new observation, for rows that a check stopped and that it has not seen."""
@@ -263,6 +265,7 @@ def solve(
             feedback=feedback,
             rows=rows[own],
             is_scored=scored[rows[own]] & (flag[own] == "accepted"),
+            observed=value[own],
             held_out=prediction,
             analysed=Prediction(
                 fitted[own], np.sqrt(analysed_variance[own]), kernel.quantity(name).is_logarithmic

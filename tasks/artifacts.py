@@ -16,6 +16,8 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from tasks.curation import CurationResult
+    from tasks.kernel_config import KernelConfig
+    from tasks.learning import Evaluation
 
 ARTIFACT_WIDTH_PX = 900
 ARTIFACT_COLOURS = 128
@@ -194,4 +196,32 @@ def _escape(text: str) -> str:
         .replace("[", "\\[")
         .replace("]", "\\]")
         .replace("\n", " ")
+    )
+
+
+def learning_markdown(
+    kernel: KernelConfig, learned: KernelConfig, before: Evaluation, after: Evaluation
+) -> str:
+    """What learning changed: the skill at held-out stations before and after, and the values."""
+    from tasks.learning import PARAMETERS
+
+    skill = [
+        [
+            f"{old.data} {old.quantity}",
+            str(old.n),
+            *(f"{value:.3f}" for value in (old.rmse, new.rmse, old.crps, new.crps)),
+            *(f"{value:.0%}" for value in (old.coverage90, new.coverage90)),
+        ]
+        for old, new in zip(before.skills, after.skills, strict=True)
+    ]
+    heading = ["data", "n", "RMSE", "then", "CRPS", "then", "within 90 %", "then"]
+    values = [
+        [parameter.name, parameter.unit, f"{parameter.get(kernel):.3g}", f"{parameter.get(learned):.3g}"]
+        for parameter in PARAMETERS
+    ]
+    return (
+        markdown_table(heading, skill)
+        + "\n\n"
+        + markdown_table(["value", "unit", "before", "learned"], values)
+        + f"\n\nObjective {before.objective:.4f}, then {after.objective:.4f} (mean ln CRPS less a share of the evidence)."
     )

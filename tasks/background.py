@@ -222,8 +222,8 @@ def _column(values: ArrayLike) -> Array:
     return np.atleast_1d(np.asarray(values, dtype=np.float64)).ravel()
 
 
-def _microseconds(times: Times) -> NDArray[np.int64]:
-    """UTC microseconds since 1970, shape (n,)."""
+def universal_times(times: Times) -> pd.DatetimeIndex:
+    """Times as :meth:`Background.at` takes them, in UTC, shape (n,). Raises ValueError for what is no time."""
     import pandas as pd
 
     values: Any = times if hasattr(times, "__len__") and not isinstance(times, str) else [times]
@@ -235,7 +235,12 @@ def _microseconds(times: Times) -> NDArray[np.int64]:
         raise ValueError(f"times: {error}") from error
     if index.hasnans:
         raise ValueError(f"times[{int(np.flatnonzero(index.isna())[0])}] is not a time")
-    return np.asarray(index.asi8)
+    return index
+
+
+def _microseconds(times: Times) -> NDArray[np.int64]:
+    """UTC microseconds since 1970, shape (n,)."""
+    return np.asarray(universal_times(times).asi8)
 
 
 def _along_index(levels: Array, index: float, floor: float) -> Array:

@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Everything that the observations available at `valid_at` say, with and without each station."""
+class View:
+    """What can be seen at one time, before any covariance: rows, stations, climatology, index with and without each station."""
 
     valid_at: pd.Timestamp
     known: pd.DataFrame
@@ -39,13 +39,68 @@ class Estimate:
     chosen: ChosenIndex
     held_out: list[ChosenIndex]
     """The index without each station."""
-    joint: JointlySolved
     f107_sfu: float | None
+
+    def solve(self, kernel: KernelConfig, *, scored_h: float, threads: int) -> JointlySolved:
+        """The analysis with the covariance of `kernel`; rows newer than `scored_h` are scored.
+
+        Raises:
+            ValueError: an innovation covariance is far from positive definite; the message names the pair of observations.
+        """
+        latitude, longitude = (
+            self.stations.latitude_deg[self.station],
+            self.stations.longitude_deg[self.station],
+        )
+        amplitude = amplitudes(kernel, self.window["observed_at"], latitude, longitude, self.chosen.ig12)
+        return solve(
+            kernel,
+            self.window,
+            self.stations,
+            self.station,
+            self.levels,
+            self.age_h,
+            amplitude,
+            self.chosen,
+            self.held_out,
+            self.age_h < scored_h,
+            threads,
+        )
+
+
+@dataclass(frozen=True)
+class Estimate(View):
+    """Everything that a view says, with and without each station."""
+
+    joint: JointlySolved
 
     @property
     def solved(self) -> dict[str, Solved]:
         """What the joint analysis says of each quantity."""
         return self.joint.of_quantity
+
+
+def look(
+    observations: pd.DataFrame,
+    *,
+    valid_at: pd.Timestamp,
+    available_at: pd.Timestamp,
+    kernel: KernelConfig,
+    background: Background,
+    f107_sfu: float | None,
+) -> View:
+    """The view at `valid_at` of the rows available at `available_at`; of `kernel` it takes windows and the index' settings."""
+    known = known_rows(observations, valid_at, available_at, kernel.lookback_h)
+    window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
+        drop=True
+    )
+    stations, station = locate(window, background, valid_at.year)
+    latitude, longitude = stations.latitude_deg[station], stations.longitude_deg[station]
+    levels = background.solar_levels(window["observed_at"], latitude, longitude)
+    age_h = np.asarray((valid_at - window["observed_at"]).dt.total_seconds(), dtype=np.float64) / 3600.0
+    index = IndexChooser(window, station, levels, age_h, kernel, f107_sfu)
+    chosen = index.choose(None)
+    held_out = [index.choose(excluded) for excluded in range(len(stations.sounder_id))]
+    return View(valid_at, known, window, stations, station, levels, age_h, chosen, held_out, f107_sfu)
 
 
 def estimate(
@@ -64,24 +119,14 @@ def estimate(
     Raises:
         ValueError: an innovation covariance is far from positive definite; the message names the pair of observations.
     """
-    known = known_rows(observations, valid_at, available_at, kernel.lookback_h)
-    window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
-        drop=True
+    view = look(
+        observations,
+        valid_at=valid_at,
+        available_at=available_at,
+        kernel=kernel,
+        background=background,
+        f107_sfu=f107_sfu,
     )
-    stations, station = locate(window, background, valid_at.year)
-    latitude, longitude = stations.latitude_deg[station], stations.longitude_deg[station]
-    levels = background.solar_levels(window["observed_at"], latitude, longitude)
-    age_h = np.asarray((valid_at - window["observed_at"]).dt.total_seconds(), dtype=np.float64) / 3600.0
-
-    index = IndexChooser(window, station, levels, age_h, kernel, f107_sfu)
-    chosen = index.choose(None)
-    held_out = [index.choose(excluded) for excluded in range(len(stations.sounder_id))]
-    scored = age_h < scored_h
-    amplitude = amplitudes(kernel, background, window["observed_at"], latitude, longitude)
-    joint = solve(
-        *(kernel, window, stations, station, levels, age_h, amplitude, chosen, held_out, scored, threads)
-    )
-    joint = named(joint, chosen.ig12, background, kernel.quality)
-    return Estimate(
-        valid_at, known, window, stations, station, levels, age_h, chosen, held_out, joint, f107_sfu
-    )
+    joint = view.solve(kernel, scored_h=scored_h, threads=threads)
+    joint = named(joint, view.chosen.ig12, background, kernel.quality)
+    return Estimate(**vars(view), joint=joint)

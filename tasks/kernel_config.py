@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +115,7 @@ class Term(Section):
     correlation: dict[str, float] = Field(default_factory=dict)
     """By the names of two quantities, "fof2_mhz hmf2_km"; pairs that are not named are uncorrelated."""
     is_modulated: bool = False
-    """Whether the table of amplitudes scales the term."""
+    """Whether the term follows the variability by place and time; see `tasks.amplitude`."""
     time_scale_h: float = Field(gt=0)
     zonal_km: float | None = None
     meridional_km: float | None = None
@@ -157,52 +156,11 @@ class Term(Section):
         )
 
 
-class Factors(Section):
-    """Amplitude factors of every quantity: a row per knot of latitude, a column per knot of local time."""
-
-    fof2_mhz: tuple[tuple[float, ...], ...]
-    hmf2_km: tuple[tuple[float, ...], ...]
-    m3000f2: tuple[tuple[float, ...], ...]
-    b0_km: tuple[tuple[float, ...], ...]
-
-
 class Amplitude(Section):
-    """Factors on the sd of modulated terms by quasi-dipole latitude and magnetic local time."""
+    """How the sd of modulated terms follows the variability of foF2 by place and time."""
 
-    latitude_deg: tuple[float, ...]
-    """Knots of |quasi-dipole latitude|, from 0 to 90."""
-    local_time_h: tuple[float, ...]
-    """Knots of magnetic local time, within 0..24, around the clock."""
-    factor: Factors
-
-    @model_validator(mode="after")
-    def _is_a_table(self) -> Amplitude:
-        if self.latitude_deg[:1] != (0.0,) or self.latitude_deg[-1:] != (90.0,) or _falls(self.latitude_deg):
-            raise ValueError("latitude_deg must rise from 0 to 90")
-        if not self.local_time_h or _falls(self.local_time_h):
-            raise ValueError("local_time_h must rise")
-        if self.local_time_h[0] < 0 or self.local_time_h[-1] >= 24:
-            raise ValueError("local_time_h must lie within 0..24, 24 left out")
-        shape = (len(self.latitude_deg), len(self.local_time_h))
-        for name in QUANTITIES:
-            rows = self.table(name)
-            if [len(row) for row in rows] != [shape[1]] * shape[0]:
-                raise ValueError(f"factor.{name} must have {shape[0]} rows of {shape[1]} factors")
-            if min(min(row) for row in rows) <= 0:
-                raise ValueError(f"factor.{name} must be positive")
-            if len(set(rows[-1])) != 1:
-                raise ValueError(
-                    f"factor.{name}: every local time meets at the pole, its factors must be equal"
-                )
-        return self
-
-    def table(self, name: str) -> tuple[tuple[float, ...], ...]:
-        rows: tuple[tuple[float, ...], ...] = getattr(self.factor, name)
-        return rows
-
-
-def _falls(knots: tuple[float, ...]) -> bool:
-    return any(b <= a for a, b in pairwise(knots))
+    reference_sd: float = Field(gt=0)
+    """The variability (sd of ln foF2) at which a term has its own sd."""
 
 
 class Quantity(Section):

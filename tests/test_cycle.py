@@ -414,23 +414,19 @@ def test_a_height_alone_moves_a_correlated_critical_frequency() -> None:
 
 
 def test_the_amplitude_scales_the_prior_of_modulated_terms() -> None:
-    kernel = with_correlation(is_modulated=True)
-    rows = [[1.0] * 8 for _ in kernel.amplitude.latitude_deg]
-    rows[3] = [0.5] * 8  # at 45 degrees
-    factor = kernel.amplitude.factor.model_copy(update={"fof2_mhz": tuple(map(tuple, rows))})
-    modulated = kernel.model_copy(
-        update={"amplitude": kernel.amplitude.model_copy(update={"factor": factor})}
+    kernel = load_kernel_config()
+    assert [term.is_modulated for term in kernel.terms] == [True, True, False]
+    half = kernel.model_copy(
+        update={"amplitude": kernel.amplitude.model_copy(update={"reference_sd": 2 * kernel.amplitude.reference_sd})}
     )
     none = ionograms().iloc[:0]
-    plain, smaller = (
-        cycle(none, kernel=k, grid=Grid.globe(15.0)).analysis for k in (load_kernel_config(), modulated)
-    )
+    plain, smaller = (cycle(none, kernel=k, grid=Grid.globe(15.0)).analysis for k in (kernel, half))
     assert plain is not None
     assert smaller is not None
-    ratio = column(smaller, "fof2_mhz_sd") / column(plain, "fof2_mhz_sd")
-    assert ratio.min() < 0.75
-    assert ratio.max() == pytest.approx(1.0)
-    np.testing.assert_array_equal(column(smaller, "hmf2_km_sd"), column(plain, "hmf2_km_sd"))
+    # Without observations the sd is the prior's: it follows the place, and halves everywhere.
+    sd = column(plain, "hmf2_km_sd")
+    assert sd.max() > 1.5 * sd.min()
+    np.testing.assert_allclose(column(smaller, "hmf2_km_sd"), 0.5 * sd)
 
 
 def test_right_observation_errors_are_found_right_and_wrong_ones_wrong() -> None:
@@ -514,16 +510,7 @@ def altered(folder: Path, old: str, new: str) -> Path:
             "sd = { fof2",
             "terms.0.*positive semidefinite",
         ),
-        (
-            "latitude_deg = [0.0, 15.0",
-            "latitude_deg = [15.0, 0.0",
-            "amplitude.*latitude_deg must rise from 0 to 90",
-        ),
-        (
-            "local_time_h = [0.0, ",
-            "local_time_h = [",
-            "amplitude.*factor.fof2_mhz must have 7 rows of 7 factors",
-        ),
+        ("reference_sd = ", "reference_sd = -", "amplitude.reference_sd: Input should be greater than 0"),
         ("[window]", "[window", "is not a TOML file"),
     ],
 )
