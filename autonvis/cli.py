@@ -309,9 +309,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("data", type=Path, nargs="+", help="files or folders of ionograms, at least a day each")
     sub.add_argument("--out", type=Path, help="file to write; default HOME/kernel.toml")
-    sub.add_argument("--config", type=Path, help="configuration to start from; default the one of the settings")
+    sub.add_argument(
+        "--config", type=Path, help="configuration to start from; default the one of the settings"
+    )
     sub.add_argument("--cycles", type=int, default=150, help="cycles of each data set (default 150)")
-    sub.add_argument("--evaluations", type=int, default=120, help="configurations to try at most (default 120)")
+    sub.add_argument(
+        "--evaluations", type=int, default=120, help="configurations to try at most (default 120)"
+    )
     sub.add_argument("--f107", type=float, metavar="SFU", help="solar flux of the time; default unknown")
     sub = verb(
         "verify",

@@ -16,8 +16,9 @@ from tasks import learning
 from tasks.artifacts import learning_markdown
 from tasks.kernel_config import load_kernel_config
 from tasks.kernel_file import render
-from tasks.series import read_ionograms
 from tasks.settings import load_settings
+
+read_data = task(name="read-data", cache_policy=NO_CACHE)(learning.read_data)
 
 
 def name_run() -> str:
@@ -49,19 +50,23 @@ def learn(
     logger = get_run_logger()
     base = config or load_settings().kernel_config
     kernel = load_kernel_config(base)
-    observations = task(learning.read_data, name="read-data", cache_policy=NO_CACHE)(data)
+    observations = read_data(data)
     course = learning.Course(observations, kernel, n_cycles=cycles, f107_sfu=f107_sfu)
     artifact = cast(UUID, create_progress_artifact(0.0, key="learn-progress"))
 
     def progress(n_done: int, evaluation: learning.Evaluation) -> None:
         update_progress_artifact(artifact, min(100.0 * n_done / evaluations, 100.0))
-        logger.info("%d of at most %d configurations, objective %.4f", n_done, evaluations, evaluation.objective)
+        logger.info(
+            "%d of at most %d configurations, objective %.4f", n_done, evaluations, evaluation.objective
+        )
 
     learned = learning.learn(course, kernel, max_evaluations=evaluations, progress=progress)
     before, after = course.evaluate(kernel), course.evaluate(learned)
     text = render(learned, base, sorted(observations), datetime.now(UTC).date())
     learning.write_whole(out, text)
     summary = learning_markdown(kernel, learned, before, after)
-    create_markdown_artifact(summary, key="learn", description="Values learned, and the skill before and after")
+    create_markdown_artifact(
+        summary, key="learn", description="Values learned, and the skill before and after"
+    )
     logger.info("%s written\n%s", out, summary)
     return out

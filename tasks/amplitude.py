@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tasks.background import Times, ig12_to_r12, universal_times
+from tasks.background import Times, f107_to_ig12, ig12_to_r12, universal_times
 from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.variability import sd_ln_fof2
 
@@ -21,15 +21,17 @@ DEGREES_PER_HOUR = 15.0
 
 
 def amplitudes(
-    kernel: KernelConfig, times: Times, latitude_deg: Array, longitude_deg: Array, ig12: float
+    kernel: KernelConfig, times: Times, latitude_deg: Array, longitude_deg: Array, f107_sfu: float | None
 ) -> Array:
     """The factor of every quantity at n geographic points, shape (Q, n), each at its own UTC time or all at one.
 
-    `ig12` tells the table's class of solar activity.
+    The table's class of solar activity is that of the solar flux, or of the mean index where it is not known: never of
+    the effective index, through which a station held out would speak.
     """
     shape = (len(QUANTITIES), latitude_deg.size)
     if not any(term.is_modulated for term in kernel.terms):
         return np.ones(shape)
+    ig12 = kernel.effective_index.default_ig12 if f107_sfu is None else f107_to_ig12(f107_sfu)
     index = universal_times(times)
     hour = np.asarray((index - index.normalize()) / pd.Timedelta(hours=1), dtype=np.float64)
     sd = sd_ln_fof2(
@@ -38,4 +40,4 @@ def amplitudes(
         np.asarray(index.day_of_year, dtype=np.float64),
         ig12_to_r12(ig12),
     )
-    return np.broadcast_to(sd / kernel.amplitude.reference_sd, shape)
+    return np.tile(sd / kernel.amplitude.reference_sd, (len(QUANTITIES), 1))

@@ -223,5 +223,5 @@ def learning_markdown(
         markdown_table(heading, skill)
         + "\n\n"
         + markdown_table(["value", "unit", "before", "learned"], values)
-        + f"\n\nObjective {before.objective:.4f}, then {after.objective:.4f} (mean ln CRPS less a share of the evidence)."
+        + f"\n\nObjective {before.objective:.4f}, then {after.objective:.4f} (mean ln CRPS and log score, less a share of the evidence)."
     )

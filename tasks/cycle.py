@@ -195,7 +195,7 @@ def _on_grid(
     valid_at = now.valid_at + pd.Timedelta(hours=lead_h)
     qd_latitude, qd_longitude = background.quasi_dipole(latitude, longitude, valid_at.year)
     state = background.on_grid(valid_at.to_pydatetime(), latitude, longitude, now.chosen.ig12)
-    amplitude = amplitudes(kernel, valid_at.to_pydatetime(), latitude, longitude, now.chosen.ig12)
+    amplitude = amplitudes(kernel, valid_at.to_pydatetime(), latitude, longitude, now.f107_sfu)
     pair = QUANTITIES.index("fof2_mhz"), QUANTITIES.index("m3000f2")
     increment, sd, (covariance,) = now.joint.analysis.predict_pairs(
         qd_latitude, qd_longitude, lead_h, [pair], amplitude=amplitude

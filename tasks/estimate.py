@@ -51,7 +51,7 @@ class View:
             self.stations.latitude_deg[self.station],
             self.stations.longitude_deg[self.station],
         )
-        amplitude = amplitudes(kernel, self.window["observed_at"], latitude, longitude, self.chosen.ig12)
+        amplitude = amplitudes(kernel, self.window["observed_at"], latitude, longitude, self.f107_sfu)
         return solve(
             kernel,
             self.window,

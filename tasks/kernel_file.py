@@ -22,7 +22,9 @@ def render(kernel: KernelConfig, base: Path | None, data: list[str], learned_on:
     document = tomlkit.parse((base or DEFAULT_FILE).read_text(encoding="utf-8"))
     terms: Any = document["terms"]
     if len(terms) != len(kernel.terms):
-        raise ValueError(f"{base or DEFAULT_FILE} has {len(terms)} terms, the configuration {len(kernel.terms)}")
+        raise ValueError(
+            f"{base or DEFAULT_FILE} has {len(terms)} terms, the configuration {len(kernel.terms)}"
+        )
     for table, term in zip(terms, kernel.terms, strict=True):
         for name in ("zonal_km", "meridional_km", "time_scale_h"):
             if name in table:

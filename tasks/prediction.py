@@ -56,6 +56,11 @@ class Prediction:
         values = np.log(observed) if self.is_logarithmic else observed
         return _normal_cdf((values - self.center) / self.spread)
 
+    def log_score(self, observed: Array) -> Array:
+        """z^2 / 2 + ln sd of the Gaussian (n,): minus the log density but for a constant and the change of variable."""
+        values = np.log(observed) if self.is_logarithmic else observed
+        return np.asarray(0.5 * ((values - self.center) / self.spread) ** 2 + np.log(self.spread))
+
     def crps(self, observed: Array) -> Array:
         """Continuous ranked probability score against observations (n,).
 

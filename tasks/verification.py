@@ -94,9 +94,9 @@ def forecast_held_out(
         targets["observed_at"], origin.stations.latitude_deg[station], origin.stations.longitude_deg[station]
     )
     latitude, longitude = origin.stations.latitude_deg, origin.stations.longitude_deg
-    ig12 = origin.chosen.ig12
-    amplitude = amplitudes(kernel, targets["observed_at"], latitude[station], longitude[station], ig12)
-    amplitude_now = amplitudes(kernel, origin.valid_at.to_pydatetime(), latitude, longitude, ig12)
+    flux = origin.f107_sfu
+    amplitude = amplitudes(kernel, targets["observed_at"], latitude[station], longitude[station], flux)
+    amplitude_now = amplitudes(kernel, origin.valid_at.to_pydatetime(), latitude, longitude, flux)
     return {
         name: _forecast_quantity(
             *(name, origin, targets, station, levels, valid_at, kernel),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tasks.amplitude import amplitudes
-from tasks.background import ig12_to_r12
+from tasks.background import f107_to_ig12, ig12_to_r12
 from tasks.kernel_config import QUANTITIES, KernelConfig, load_kernel_config
 from tasks.variability import sd_ln_fof2
 
@@ -26,8 +26,8 @@ def modulated(is_modulated: bool = True) -> KernelConfig:
 def test_the_factor_is_the_variability_over_the_reference() -> None:
     kernel = modulated()
     latitude, longitude = np.array([55.0, -20.0]), np.array([0.0, 90.0])
-    found = amplitudes(kernel, NOON, latitude, longitude, 60.0)
-    expected = sd_ln_fof2(latitude, np.array([12.0, 18.0]), 172, ig12_to_r12(60.0))
+    found = amplitudes(kernel, NOON, latitude, longitude, 90.0)
+    expected = sd_ln_fof2(latitude, np.array([12.0, 18.0]), 172, ig12_to_r12(f107_to_ig12(90.0)))
     np.testing.assert_allclose(found, np.tile(expected / kernel.amplitude.reference_sd, (len(QUANTITIES), 1)))
 
 
@@ -43,7 +43,8 @@ def test_every_point_has_its_own_time() -> None:
 def test_the_date_line_is_no_border() -> None:
     kernel = modulated()
     east, west = (
-        amplitudes(kernel, NOON, np.array([50.0]), np.array([longitude]), 100.0) for longitude in (180.0, -180.0)
+        amplitudes(kernel, NOON, np.array([50.0]), np.array([longitude]), 100.0)
+        for longitude in (180.0, -180.0)
     )
     np.testing.assert_allclose(east, west)
 
@@ -56,9 +57,11 @@ def test_without_modulated_terms_and_without_points_there_is_nothing_to_scale() 
 
 def test_a_factor_outside_the_years_of_the_sun_is_still_one(recwarn: pytest.WarningsRecorder) -> None:
     """The extremes of the index are held, not extrapolated."""
-    low, high = (
-        amplitudes(modulated(), NOON, np.array([40.0]), np.array([0.0]), ig12)[0, 0] for ig12 in (-20.0, 200.0)
+    low, unknown, high = (
+        amplitudes(modulated(), NOON, np.array([40.0]), np.array([0.0]), flux)[0, 0]
+        for flux in (60.0, None, 400.0)
     )
+    assert unknown == pytest.approx(0.95, abs=0.2)
     assert 0.4 < high < 2.2
     assert 0.4 < low < 2.2
     assert not recwarn

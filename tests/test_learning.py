@@ -49,7 +49,10 @@ def test_the_objective_counts_crps_and_a_little_evidence(network: Path) -> None:
     kernel = load_kernel_config()
     evaluation = Course(read_data([network]), kernel, n_cycles=4).evaluate(kernel)
     assert {skill.quantity for skill in evaluation.skills} == {"fof2_mhz", "hmf2_km", "m3000f2"}
-    expected = np.mean([np.log(s.crps) for s in evaluation.skills]) - 0.05 * evaluation.log_evidence_per_observation
+    expected = (
+        np.mean([np.log(s.crps) + 0.5 * s.log_score for s in evaluation.skills])
+        - 0.05 * evaluation.log_evidence_per_observation
+    )
     assert evaluation.objective == pytest.approx(expected)
     assert all(0 < skill.crps < skill.rmse for skill in evaluation.skills)
 
