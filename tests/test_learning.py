@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -89,3 +92,21 @@ def test_what_cannot_be_learned_from_is_named(network: Path, tmp_path: Path) -> 
     pd.DataFrame(simulate_network(START, 3, 4)).to_csv(short, index=False)
     with pytest.raises(ValueError, match=r"short.csv: spans .* more than a day is needed"):
         Course(read_data([short]), load_kernel_config(), n_cycles=2)
+
+
+def test_the_command_writes_a_configuration_and_says_what_it_is_worth(network: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "autonvis", "learn", str(network), "--cycles", "2", "--evaluations", "3"]
+    run = subprocess.run(
+        command,
+        env={**os.environ, "AUTONVIS_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    learned = load_kernel_config(home / "kernel.toml")
+    assert len(learned.terms) == len(load_kernel_config().terms)
+    assert "weather.zonal_km" in run.stdout + run.stderr
+    assert f"{network.name} fof2_mhz" in run.stdout + run.stderr
