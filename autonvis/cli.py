@@ -370,6 +370,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script; errors that the user can mend end with one sentence and exit code 2."""
     arguments = build_parser().parse_args(argv)
     try:
+        load_settings.cache_clear()  # what the variables say now
         settings = load_settings()
         if arguments.verb in WRITING_VERBS:
             make_home(settings)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import netCDF4
 import numpy as np
@@ -26,11 +29,19 @@ from tasks.density import (
 )
 from tasks.grid import Grid
 from tasks.profile import Peaks
-from tasks.settings import Settings
+from tasks.settings import Settings, load_settings
 from tests.product_cycles import VALID_TIME, make_analysis
 
 IG12 = 110.0
 HEIGHTS_KM = np.arange(80.0, 601.0, 10.0)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """The command, called in this process, leaves neither variables nor settings behind."""
+    with mock.patch.dict(os.environ):
+        yield
+    load_settings.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tasks import catalog
 from tasks.landing.mqtt import create_session
 from tasks.settings import Settings
 from tests.faults import victims
-from tests.faults.gateway_process import Address, GatewayProcess
+from tests.faults.gateway_process import Address, GatewayDiedError, GatewayProcess
 from tests.faults.ledger import Ledger, Verdict, land_everything
 from tests.faults.live_flows import LiveFlows
 
@@ -115,7 +115,13 @@ def start_gateway(trial: Trial, start_victim: Callable[..., BaseProcess]) -> Cal
         at = at or Address("127.0.0.1", free_port(), free_port())
         listening = {"gateway_host": at.host, "gateway_port": at.http_port, "tcp_port": at.tcp_port}
         settings = trial.settings.model_copy(update=listening | changes)
-        return GatewayProcess(start_victim(victims.serve, settings, fault, trial.chance.random()), at)
+        while True:
+            try:
+                return GatewayProcess(start_victim(victims.serve, settings, fault, trial.chance.random()), at)
+            except GatewayDiedError:
+                # Without a disk that syncs it does not even start, rightly: its supervisor tries again.
+                if fault != "fsync":
+                    raise
 
     return start
 

@@ -28,6 +28,10 @@ class Address(NamedTuple):
     tcp_port: int
 
 
+class GatewayDiedError(RuntimeError):
+    """The process ended before it answered."""
+
+
 class GatewayProcess:
     """The gateway in a process of its own, ready to answer."""
 
@@ -41,7 +45,8 @@ class GatewayProcess:
                     socket.create_connection((address.host, port), timeout=10).close()
                 return
             except ConnectionRefusedError:
-                assert process.is_alive()
+                if not process.is_alive():
+                    raise GatewayDiedError(f"exit code {process.exitcode}") from None
                 assert time.monotonic() < deadline_s
                 time.sleep(0.02)
 
