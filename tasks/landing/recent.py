@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
@@ -85,19 +86,20 @@ def recall(settings: Settings, recent: RecentObservations) -> int:
     """
     begun_s = time.monotonic()
     n_bytes = 0
-    read: list[list[Verdict]] = []
+    read: list[tuple[datetime, list[Verdict]]] = []
     for path in _landed(settings):
         try:
             n_bytes += path.stat().st_size
             if n_bytes > RELOAD_BYTES or time.monotonic() - begun_s > RELOAD_S:
                 break
-            read.append(_verdicts(path, settings))
+            read += _verdicts(path, settings)
         except (
             FileNotFoundError,
             SegmentError,
         ) as error:  # it has moved on, or curation will say what is wrong
             log.info("event=not-recalled segment=%s reason=%r", path.name, str(error))
-    for verdicts in reversed(read):  # the first one counts
+    # The first one counts, as it did then. Names of segments tell the time too coarsely for that.
+    for _, verdicts in sorted(read, key=lambda received: received[0]):
         recent.claim(verdicts)
     log.info("event=recalled observations=%d seconds=%.2f", len(recent), time.monotonic() - begun_s)
     return len(recent)
@@ -111,8 +113,9 @@ def _landed(settings: Settings) -> Iterator[Path]:
         yield from sorted(day.glob("*.seg"), reverse=True)
 
 
-def _verdicts(path: Path, settings: Settings) -> list[Verdict]:
-    verdicts = []
+def _verdicts(path: Path, settings: Settings) -> list[tuple[datetime, list[Verdict]]]:
+    """Of every record of a segment, when it was received and what the door says of its observations."""
+    received = []
     for record in read_segment(path):
         if record.dataset not in DATASETS:
             continue
@@ -126,8 +129,9 @@ def _verdicts(path: Path, settings: Settings) -> list[Verdict]:
             licence=record.licence,
             received_at=record.received_at,
         )
-        verdicts += [
+        verdicts = [
             judge.verdict(Sent(record.dataset, value, delivery.faults.get(position)))
             for position, value in enumerate(delivery.values)
         ]
-    return verdicts
+        received.append((record.received_at, verdicts))
+    return received
