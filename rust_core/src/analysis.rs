@@ -203,6 +203,9 @@ impl Compression {
     }
 }
 
+/// Of one block of points: means by quantity, covariances by pair of quantities.
+type BlockEstimate = (Vec<Vec<f64>>, Vec<Vec<f64>>);
+
 impl Analysis {
     /// Solves for the rows; `threads` 0 takes all cores, `max_jitter` as in [`Rows::factorize`].
     pub fn new(network: Network, mut rows: Rows, max_jitter: f64, threads: usize) -> Result<Self> {
@@ -334,7 +337,7 @@ impl Analysis {
             .collect();
         drop(whitened);
         let n_points = points.len();
-        let blocks: Vec<(Vec<Vec<f64>>, Vec<Vec<f64>>)> = (0..n_points.div_ceil(BLOCK_POINTS))
+        let blocks: Vec<BlockEstimate> = (0..n_points.div_ceil(BLOCK_POINTS))
             .into_par_iter()
             .map(|block| {
                 let first = block * BLOCK_POINTS;
@@ -366,16 +369,14 @@ impl Analysis {
                 (mean, covariance)
             })
             .collect();
-        let gather =
-            |rows: std::ops::Range<usize>,
-             part: fn(&(Vec<Vec<f64>>, Vec<Vec<f64>>)) -> &Vec<Vec<f64>>| {
-                rows.flat_map(|k| {
-                    blocks
-                        .iter()
-                        .flat_map(move |block| part(block)[k].iter().copied())
-                })
-                .collect::<Vec<f64>>()
-            };
+        let gather = |rows: std::ops::Range<usize>, part: fn(&BlockEstimate) -> &Vec<Vec<f64>>| {
+            rows.flat_map(|k| {
+                blocks
+                    .iter()
+                    .flat_map(move |block| part(block)[k].iter().copied())
+            })
+            .collect::<Vec<f64>>()
+        };
         Estimate {
             mean: gather(0..n_quantities, |block| &block.0),
             sd: gather(0..n_quantities, |block| &block.1)

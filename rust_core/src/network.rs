@@ -36,7 +36,7 @@ pub(crate) fn check_length(name: &str, length: usize, expected: usize, of: &str)
 }
 
 pub(crate) fn check_not_negative(name: &str, values: &[f64]) -> Result<()> {
-    match values.iter().find(|value| !(**value >= 0.0)) {
+    match values.iter().find(|value| value.is_nan() || **value < 0.0) {
         Some(value) => Err(invalid(format!("{name} must not be negative, got {value}"))),
         None => Ok(()),
     }
