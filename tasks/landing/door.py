@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -80,6 +80,7 @@ class Door:
         self._tiers: dict[str, str] = {}
         """Of every registered sounder."""
         self._registered_until_s = 0.0
+        self._first_refresh = asyncio.Lock()
         self._disk_until_s = 0.0
         self._n_held_bytes = 0
         self._rates = settings.items_per_s_by_tier
@@ -94,16 +95,16 @@ class Door:
         """
         if self._registered_until_s > time.monotonic():
             return
-        is_first = self._registered_until_s == 0
-        # Others go on meanwhile with what is known, except at the very beginning.
-        self._registered_until_s = 0.0 if is_first else time.monotonic() + REGISTERED_CACHE_S
-
-        try:
-            self._tiers |= await self.ask(catalog.sounder_tiers)
-        except Problem:
-            if is_first:
-                raise
-        self._registered_until_s = time.monotonic() + REGISTERED_CACHE_S
+        if self._registered_until_s > 0:
+            # Others go on meanwhile with what is known; only at the very beginning all wait for the same answer.
+            self._registered_until_s = time.monotonic() + REGISTERED_CACHE_S
+            with suppress(Problem):
+                self._tiers |= await self.ask(catalog.sounder_tiers)
+            return
+        async with self._first_refresh:
+            if self._registered_until_s == 0:
+                self._tiers |= await self.ask(catalog.sounder_tiers)
+                self._registered_until_s = time.monotonic() + REGISTERED_CACHE_S
 
     def registered(self, sounder_id: str, tier: str) -> None:
         """Notes a registration that this process has made: from now on the sounder needs its credential."""
