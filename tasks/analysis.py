@@ -14,12 +14,12 @@ from tasks.background import SolarLevels
 from tasks.effective_index import ChosenIndex
 from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
 from tasks.prediction import Prediction
-from tasks.rate_check import leaves_its_neighbours
+from tasks.rate_check import leaves_its_neighbours, stands_still
 from tasks.window import Stations, hour_of, repeated
 
 Array = NDArray[np.float64]
 
-STOPPED = ("rate_check", "background_check", "buddy_check")
+STOPPED = ("stuck", "rate_check", "background_check", "buddy_check")
 """Flags of observations whose values are possible and were found to be wrong."""
 MAX_JITTER = 1e-6
 """Share of its variance that may be added to every observation's error variance, so that a cycle survives an
@@ -147,13 +147,15 @@ def solve(
 
     limits = np.array([(kernel.quantity(name).minimum, kernel.quantity(name).maximum) for name in QUANTITIES])
     is_possible = (value >= limits[quantity, 0]) & (value <= limits[quantity, 1])
-    is_off = leaves_its_neighbours(
-        series=quantity * len(stations.sounder_id) + station,
-        time_h=time_h,
-        departure=np.where(is_possible, innovation, np.nan),
-        floor=np.array(kernel.quality.rate_floor.as_list())[quantity],
-        limit_sd=kernel.quality.rate_sd,
-    )
+    own_past = {
+        "series": quantity * len(stations.sounder_id) + station,
+        "time_h": time_h,
+        "departure": np.where(is_possible, innovation, np.nan),
+        "floor": np.array(kernel.quality.rate_floor.as_list())[quantity],
+        "limit_sd": kernel.quality.rate_sd,
+    }
+    is_stuck = stands_still(value=value, **own_past)
+    is_off = leaves_its_neighbours(**own_past) | is_stuck
     # An error does not stand for its hour: what is impossible or off does not count when the rest is thinned.
     is_repeated = np.zeros(rows.size, dtype=np.bool_)
     for number in range(len(QUANTITIES)):
@@ -179,7 +181,7 @@ def solve(
         max_jitter=MAX_JITTER,
         n_threads=threads,
     )
-    flag = np.where(is_off, "rate_check", "thinned").astype(object)
+    flag = np.select([is_stuck, is_off], ["stuck", "rate_check"], "thinned").astype(object)
     flag[candidates] = flags
     weight = np.zeros(rows.size)
     weight[candidates] = screened_weight

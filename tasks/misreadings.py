@@ -26,9 +26,11 @@ def named(joint: JointlySolved, ig12: float, background: Background, quality: Qu
 
     * `x_trace` when the ordinary frequency of an extraordinary trace that ends at the value is within them;
     * else `e_layer` when it is within them of the climatology's foE.
+
+    What is `stuck` has its name: wherever it stands still it is no reading.
     """
     part = joint.of_quantity["fof2_mhz"]
-    stopped = np.flatnonzero(part.feedback["qc_flag"].isin(STOPPED))
+    stopped = np.flatnonzero(part.feedback["qc_flag"].isin(set(STOPPED) - {"stuck"}))
     if not stopped.size:
         return joint
     rows, expected = part.feedback.iloc[stopped], part.analysed.take(stopped)

@@ -18,6 +18,10 @@ MIN_NEIGHBOURS = 5
 """With fewer, one of them decides the median: hourly stations are left to the other checks."""
 ROBUST_SD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
+FEWEST_REPEATS, SHORTEST_STILL_H = 5, 3.0
+"""A value is suspected of standing still from so many readings and hours on: of 236,000 real foF2 none does."""
+STILL_SHARE = 0.5
+"""Of the rate check's limit, that the climatology must have moved meanwhile: a flat night read in steps of 0.1 MHz has not."""
 
 
 def leaves_its_neighbours(
@@ -50,3 +54,36 @@ def leaves_its_neighbours(
     # Rows without enough neighbours have no difference: a comparison with NaN is false.
     is_off: NDArray[np.bool_] = np.abs(difference) > limit_sd * np.fmax(sd, floor)
     return is_off
+
+
+def stands_still(
+    series: NDArray[np.int64], time_h: Array, value: Array, departure: Array, floor: Array, limit_sd: float
+) -> NDArray[np.bool_]:
+    """Which rows belong to a run of one repeated value while the climatology moved: a feed or an autoscaler that hangs.
+
+    Such rows confirm one another, in the running median and in the leave-one-out score alike.
+
+    Args:
+        series, time_h, departure, floor, limit_sd: as of `leaves_its_neighbours`.
+        value: as read, in the quantity's unit, shape (n,); NaN is no reading and interrupts no run.
+    """
+    is_still = np.zeros(value.size, dtype=np.bool_)
+    rows = np.flatnonzero(~np.isnan(value) & ~np.isnan(departure))
+    if not rows.size:
+        return is_still
+    rows = rows[np.lexsort((time_h[rows], series[rows]))]
+    is_new = np.ones(rows.size, dtype=np.bool_)
+    is_new[1:] = (np.diff(series[rows]) != 0) | (np.diff(value[rows]) != 0)
+    frame = pd.DataFrame({"run": np.cumsum(is_new), "time_h": time_h[rows], "departure": departure[rows]})
+    runs = frame.groupby("run").agg(
+        n=("time_h", "nunique"),
+        first_h=("time_h", "min"),
+        last_h=("time_h", "max"),
+        lowest=("departure", "min"),
+        highest=("departure", "max"),
+    )
+    # While the value stands still, its departure moves as the climatology does.
+    moved = (runs["highest"] - runs["lowest"]).to_numpy() > STILL_SHARE * limit_sd * floor[rows][is_new]
+    is_long = (runs["n"] >= FEWEST_REPEATS) & (runs["last_h"] - runs["first_h"] >= SHORTEST_STILL_H)
+    is_still[rows] = (is_long.to_numpy() & moved)[frame["run"].to_numpy() - 1]
+    return is_still

@@ -12,7 +12,7 @@ from tasks.contracts import load_contract
 from tasks.cycle import Cycle
 from tasks.kernel_config import KernelConfig, load_kernel_config
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz, ordinary_mhz
-from tasks.rate_check import leaves_its_neighbours
+from tasks.rate_check import leaves_its_neighbours, stands_still
 from tasks.series import UNREACHED_SD, spoil
 from tests.test_cycle import NOON, background, cycle, ionograms
 
@@ -260,3 +260,64 @@ def test_the_ordinary_frequency_is_the_inverse_of_the_extraordinary_one() -> Non
         ordinary_mhz(extraordinary_mhz(fof2, gyrofrequency), gyrofrequency), fof2, rtol=1e-12
     )
     assert ordinary_mhz(1.0, 1.4) == pytest.approx(0.0)
+
+
+def test_a_station_that_hangs_is_found_and_not_believed() -> None:
+    """Its readings confirm one another, so that without this check they outvote their neighbours."""
+    observations = ionograms(30.0)
+    is_stuck = (observations["sounder_id"] == "DDD04") & (
+        observations["observed_at"] > pd.Timestamp(NOON - timedelta(hours=9))
+    )
+    observations.loc[is_stuck, "fof2_mhz"] = observations.loc[is_stuck, "fof2_mhz"].iloc[0]
+    said = of_fof2(cycle(observations))
+    ids = observations.loc[is_stuck, "observation_id"]
+    assert set(said.loc[ids, "qc_flag"]) == {"stuck"}
+    assert (said.loc[ids, "weight"] == 0).all()
+    assert not set(said.drop(index=ids)["qc_flag"]) - {"accepted", "thinned"}
+    newest = said.loc[ids].sort_values("observed_at").iloc[-1]
+    truth = ionograms(30.0).set_index("observation_id").loc[newest.name, "fof2_mhz"]
+    assert abs(newest["holdout_value"] / truth - 1) < 0.1 < abs(newest["obs_value"] / truth - 1)
+
+
+def still(value: list[float], departure: list[float], step_h: float = 1.0) -> list[int]:
+    n = len(value)
+    found = stands_still(
+        *(np.zeros(n, dtype=np.int64), step_h * np.arange(n), np.array(value), np.array(departure)),
+        *(np.full(n, 0.1), 5.0),
+    )
+    return np.flatnonzero(found).tolist()
+
+
+def test_what_stands_still_while_the_climatology_moves() -> None:
+    slope = np.linspace(0.0, 0.6, 7)
+    assert still([3, 4, 4, 4, 4, 4, 5], slope.tolist()) == [1, 2, 3, 4, 5]
+    # The climatology has moved by no more than half of what the rate check would stop.
+    assert still([3, 4, 4, 4, 4, 4, 5], (0.6 * slope).tolist()) == []
+    assert still([3, 4, 4, 4, 4, 5, 5], slope.tolist()) == []
+    assert still([4.0] * 7, (10 * slope).tolist(), step_h=0.25) == []
+    # A missing or impossible reading in between is none, and a repeated row counts once.
+    assert still([4, 4, np.nan, 4, 4, 4, 5], slope.tolist()) == [0, 1, 3, 4, 5]
+    assert still([4, 4, 4, 4, 4, 4, 5], [0.0, 0.1, 0.2, np.nan, 0.4, 0.5, 0.6]) == [0, 1, 2, 4, 5]
+    assert still([], []) == []
+    found = stands_still(
+        np.zeros(8, dtype=np.int64),
+        np.repeat(np.arange(4.0), 2),
+        np.full(8, 4.0),
+        np.repeat([0.0, 0.2, 0.4, 0.6], 2),
+        np.full(8, 0.1),
+        5.0,
+    )
+    assert not found.any()
+
+
+def test_standing_still_is_a_matter_of_one_series_and_not_of_the_order_of_rows() -> None:
+    time_h = np.tile(np.arange(6.0), 2)
+    series = np.repeat([0, 1], 6)
+    value = np.where(series == 0, 4.0, time_h)
+    departure, floor = 0.1 * time_h, np.full(12, 0.1)
+    shuffled = np.random.default_rng(1).permutation(12)
+    found = np.zeros(12, dtype=bool)
+    found[shuffled] = stands_still(
+        *(column[shuffled] for column in (series, time_h, value, departure, floor)), 5.0
+    )
+    assert found.tolist() == (series == 0).tolist()
