@@ -1,4 +1,8 @@
-"""The assimilation kernel of AutoNVIS, compiled from Rust."""
+"""The assimilation kernel of AutoNVIS, compiled from Rust.
+
+Calls run without the interpreter's lock. Those that may take long let Python handle signals meanwhile: what a handler
+raises, as `KeyboardInterrupt` at Ctrl-C, ends the call within its next block of work.
+"""
 
 from collections.abc import Sequence
 from typing import final

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +29,7 @@ from tests.reference.problems import (
 
 
 @pytest.mark.parametrize(
-    "n_obs", [1, 60, 200]
+    "n_obs", [1, 60, 300]
 )  # less than, about and more than the blocks of the linear algebra
 @pytest.mark.parametrize("terms", [TERMS, LOOSE_TERMS])
 def test_predict_matches_the_oracle(n_obs: int, terms: list[Term]) -> None:
@@ -262,25 +260,6 @@ def test_the_thread_count_changes_no_bit(terms: list[Term]) -> None:
         assert a.tobytes() == b.tobytes()
     for a, b in zip(one.leave_station_out(2), many.leave_station_out(2), strict=True):
         assert a.tobytes() == b.tobytes()
-
-
-def test_the_interpreter_is_free_while_the_kernel_runs() -> None:
-    p = problem(10, n_stations=60, n_obs=1800)
-    span: list[float] = []
-
-    def solve() -> None:
-        begun = time.perf_counter()
-        p.solve(threads=1)
-        span.extend([begun, time.perf_counter()])
-
-    worker = threading.Thread(target=solve)
-    ticks = [time.perf_counter()]
-    worker.start()
-    while worker.is_alive():
-        ticks.append(time.perf_counter())
-    worker.join()
-    # With the interpreter held, this thread would stand still for all of the solve.
-    assert np.diff(ticks).max() < 0.5 * (span[1] - span[0])
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import warnings
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -231,34 +229,6 @@ def test_thread_count_and_order_change_nothing(background: Background) -> None:
         )
         for name, values in vars(one).items():
             assert np.array_equal(getattr(many, name), values[order]), name
-
-
-def test_other_python_threads_go_on_meanwhile() -> None:
-    latitude, longitude = (
-        a.ravel() for a in np.meshgrid(np.linspace(-90, 90, 400), np.linspace(-180, 179, 1000))
-    )
-    background = Background(n_threads=1)
-    done = threading.Event()
-    longest_pause_s = 0.0
-
-    def watch() -> None:
-        nonlocal longest_pause_s
-        last = time.perf_counter()
-        while not done.is_set():
-            time.sleep(0.001)
-            now = time.perf_counter()
-            longest_pause_s, last = max(longest_pause_s, now - last), now
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    background.on_grid(datetime(2022, 10, 25, 12, tzinfo=UTC), latitude, longitude, 80.0)
-    elapsed_s = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    assert longest_pause_s < 0.7 * elapsed_s, (
-        f"the interpreter stood still for {longest_pause_s} of {elapsed_s} s"
-    )
 
 
 def test_thread_count_must_be_positive() -> None:

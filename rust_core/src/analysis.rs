@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::arguments::thread_pool;
 use crate::covariance::Term;
 use crate::error::{KernelError, Result};
+use crate::interrupt::Interrupt;
 use crate::linalg::{BlockCholesky, Cholesky, Matrix, dot};
 use crate::network::{Network, Rows, Site, check_finite, check_length, check_places, invalid};
 
@@ -208,12 +209,18 @@ type BlockEstimate = (Vec<Vec<f64>>, Vec<Vec<f64>>);
 
 impl Analysis {
     /// Solves for the rows; `threads` 0 takes all cores, `max_jitter` as in [`Rows::factorize`].
-    pub fn new(network: Network, mut rows: Rows, max_jitter: f64, threads: usize) -> Result<Self> {
+    pub fn new(
+        network: Network,
+        mut rows: Rows,
+        max_jitter: f64,
+        threads: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
         rows.check(&network)?;
         let pool = thread_pool(threads)?;
         let (factor, precision, jitter) = pool.install(|| -> Result<_> {
-            let (factor, jitter) = rows.factorize(&network, max_jitter)?;
-            let precision = factor.inverse();
+            let (factor, jitter) = rows.factorize(&network, max_jitter, interrupt)?;
+            let precision = factor.inverse(interrupt)?;
             Ok((factor, precision, jitter))
         })?;
         let alpha = precision.times_vector(&rows.innovation);
@@ -298,7 +305,12 @@ impl Analysis {
     /// `pairs`, the posterior covariances of these pairs of quantities too.
     ///
     /// The cost is points x nodes^2 for each quantity and pair, and does not depend on the rows.
-    pub fn predict(&self, points: &Points<'_>, pairs: &[(usize, usize)]) -> Result<Estimate> {
+    pub fn predict(
+        &self,
+        points: &Points<'_>,
+        pairs: &[(usize, usize)],
+        interrupt: &Interrupt,
+    ) -> Result<Estimate> {
         points.check(&self.network)?;
         let n_quantities = self.n_quantities();
         if let Some((p, q)) = pairs.iter().find(|(p, q)| *p.max(q) >= n_quantities) {
@@ -306,10 +318,16 @@ impl Analysis {
                 "pairs must name quantities in 0..{n_quantities}, got ({p}, {q})"
             )));
         }
-        Ok(self.pool.install(|| self.predict_blocks(points, pairs)))
+        self.pool
+            .install(|| self.predict_blocks(points, pairs, interrupt))
     }
 
-    fn predict_blocks(&self, points: &Points<'_>, pairs: &[(usize, usize)]) -> Estimate {
+    fn predict_blocks(
+        &self,
+        points: &Points<'_>,
+        pairs: &[(usize, usize)],
+        interrupt: &Interrupt,
+    ) -> Result<Estimate> {
         let n_quantities = self.n_quantities();
         let compression = self.compress(points.time_h);
         let weights: Vec<Vec<f64>> = compression
@@ -320,8 +338,11 @@ impl Analysis {
         let whitened: Vec<Matrix> = compression
             .temporal
             .iter()
-            .map(|temporal| self.whiten(temporal.clone()))
-            .collect();
+            .map(|temporal| {
+                interrupt.check()?;
+                Ok(self.whiten(temporal.clone()))
+            })
+            .collect::<Result<_>>()?;
         // Every (p, q) whose covariance is wanted; the first ones are the variances.
         let wanted: Vec<(usize, usize)> = (0..n_quantities)
             .map(|p| (p, p))
@@ -340,6 +361,7 @@ impl Analysis {
         let blocks: Vec<BlockEstimate> = (0..n_points.div_ceil(BLOCK_POINTS))
             .into_par_iter()
             .map(|block| {
+                interrupt.check()?;
                 let first = block * BLOCK_POINTS;
                 let chosen = first..(first + BLOCK_POINTS).min(n_points);
                 let u = compression.at(&self.network, points, chosen.clone());
@@ -366,9 +388,9 @@ impl Analysis {
                             .collect()
                     })
                     .collect();
-                (mean, covariance)
+                Ok((mean, covariance))
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let gather = |rows: std::ops::Range<usize>, part: fn(&BlockEstimate) -> &Vec<Vec<f64>>| {
             rows.flat_map(|k| {
                 blocks
@@ -377,14 +399,14 @@ impl Analysis {
             })
             .collect::<Vec<f64>>()
         };
-        Estimate {
+        Ok(Estimate {
             mean: gather(0..n_quantities, |block| &block.0),
             sd: gather(0..n_quantities, |block| &block.1)
                 .into_iter()
                 .map(|variance| variance.max(0.0).sqrt())
                 .collect(),
             covariance: gather(n_quantities..wanted.len(), |block| &block.1),
-        }
+        })
     }
 
     /// Mean and standard deviation of what a station would report without error, all terms, shape (n,).
@@ -415,7 +437,8 @@ impl Analysis {
             let factor = self.held_factor(&held)?;
             // alpha without the station: alpha - C_:I C_II^-1 alpha_I, zero on the station's rows.
             let held_alpha: Vec<f64> = held.iter().map(|&i| alpha[i]).collect();
-            let correction = factor.inverse().times_vector(&held_alpha);
+            let own = factor.inverse(&Interrupt::default())?;
+            let correction = own.times_vector(&held_alpha);
             for (&row, &weight) in held.iter().zip(&correction) {
                 for (value, &element) in alpha.iter_mut().zip(self.precision.column(row)) {
                     *value -= weight * element;
@@ -482,7 +505,7 @@ impl Analysis {
             .iter()
             .map(|&i| dot(self.precision.column(i), innovation))
             .collect();
-        let covariance = self.held_factor(&rows)?.inverse();
+        let covariance = self.held_factor(&rows)?.inverse(&Interrupt::default())?;
         let residual = covariance.times_vector(&own);
         Ok(HeldOut {
             rows,
@@ -546,7 +569,7 @@ impl Analysis {
     }
 
     pub(crate) fn held_factor(&self, rows: &[usize]) -> Result<Cholesky> {
-        Cholesky::new(self.precision.select(rows)).map_err(|row| {
+        Cholesky::new(self.precision.select(rows), &Interrupt::default()).map_err(|row| {
             KernelError::NotPositiveDefinite(format!(
                 "observation {} cannot be told from the others of its station; give them a larger obs_error",
                 rows[row]

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use crate::arguments::{Points, check_length, check_range, thread_pool};
 use crate::calendar::{Date, MICROSECONDS_PER_DAY, date_and_hour, days_from_date};
 use crate::error::{KernelError, Result};
+use crate::interrupt::Interrupt;
 use crate::legendre::{BLOCK, Directions, Lanes, Legendre};
 use crate::magnetic::QuasiDipole;
 use crate::solar_index::{IG12_RANGE, ig12_to_r12, r12_to_f107};
@@ -170,14 +171,20 @@ impl Climatology {
     }
 
     /// Climatology at `points` for `ig12` (one value per point), on a pool of `n_threads`; the bits do not depend on it.
-    pub fn evaluate(&self, points: Points, ig12: &[f64], n_threads: usize) -> Result<Vec<State>> {
+    pub fn evaluate(
+        &self,
+        points: Points,
+        ig12: &[f64],
+        n_threads: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<State>> {
         points.validate()?;
         check_length("ig12", ig12.len(), "times", points.time_us.len())?;
         check_range("ig12", ig12, IG12_RANGE)?;
         self.for_each_group(
             points,
             |index| (points.time_us[index], ig12[index].to_bits()),
-            n_threads,
+            (n_threads, interrupt),
             |first| {
                 fold_levels(
                     &self.legendre,
@@ -204,12 +211,17 @@ impl Climatology {
     }
 
     /// The mapped parameters at both solar levels, from which any index follows by a line.
-    pub fn levels(&self, points: Points, n_threads: usize) -> Result<Vec<Levels>> {
+    pub fn levels(
+        &self,
+        points: Points,
+        n_threads: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Levels>> {
         points.validate()?;
         self.for_each_group(
             points,
             |index| points.time_us[index],
-            n_threads,
+            (n_threads, interrupt),
             |first| self.passes(points.time_us[first]),
             |_| (),
             |(), _, sums, lane| {
@@ -228,7 +240,7 @@ impl Climatology {
         &self,
         points: Points,
         key: impl Fn(usize) -> Key,
-        n_threads: usize,
+        (n_threads, interrupt): (usize, &Interrupt),
         passes: impl Fn(usize) -> Vec<Pass> + Sync,
         context: impl Fn(usize) -> Context + Sync,
         finish: impl Fn(&Context, usize, &[Lanes], usize) -> Out + Sync,
@@ -243,13 +255,21 @@ impl Climatology {
         order.sort_by_key(|&index| key(index));
         let groups: Vec<&[usize]> = order.chunk_by(|&a, &b| key(a) == key(b)).collect();
         let evaluate_group = |group: &&[usize]| -> Vec<Out> {
+            if interrupt.check().is_err() {
+                return Vec::new();
+            }
             let first = group[0];
             let passes = passes(first);
             let context = context(first);
             group
                 .par_chunks(CHUNK)
                 .flat_map_iter(|chunk| {
-                    self.synthesize(&passes, chunk, points, |index, sums, lane| {
+                    let wanted = if interrupt.check().is_ok() {
+                        chunk
+                    } else {
+                        &[]
+                    };
+                    self.synthesize(&passes, wanted, points, |index, sums, lane| {
                         finish(&context, index, sums, lane)
                     })
                 })
@@ -257,6 +277,7 @@ impl Climatology {
         };
         let results: Vec<Vec<Out>> =
             thread_pool(n_threads)?.install(|| groups.par_iter().map(evaluate_group).collect());
+        interrupt.check()?;
         let mut ordered = vec![Out::default(); n_points];
         for (&index, result) in order.iter().zip(results.iter().flatten()) {
             ordered[index] = *result;

@@ -10,6 +10,9 @@ pub enum KernelError {
     /// The innovation covariance could not be factorised.
     #[error("{0}")]
     NotPositiveDefinite(String),
+    /// Who asked for the work wants it no more.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 pub type Result<T> = std::result::Result<T, KernelError>;

@@ -6,6 +6,8 @@ use rayon::prelude::*;
 
 use crate::analysis::Analysis;
 use crate::covariance::Term;
+use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::linalg::Matrix;
 use crate::network::Network;
 
@@ -105,40 +107,41 @@ fn length_derivatives(network: &Network, term: usize) -> [Matrix; 2] {
 impl Analysis {
     /// Derivative of `ln p(d)` by the name of the parameter: with respect to ln of every sd, length, time scale and of
     /// a common factor on the observation errors (`obs_error`), and with respect to every correlation itself.
-    pub fn evidence_gradient(&self) -> Vec<(String, f64)> {
+    pub fn evidence_gradient(&self, interrupt: &Interrupt) -> Result<Vec<(String, f64)>> {
         let terms = self.network.terms();
         let layouts = layouts(terms);
         let obs_error = layouts.last().map_or(0, Layout::end);
         let by_length: Vec<[Matrix; 2]> = (0..terms.len())
             .map(|c| length_derivatives(&self.network, c))
             .collect();
-        let columns: Vec<Vec<f64>> = self.pool.install(|| {
+        let columns: Vec<Vec<f64>> = self.pool.install(|| -> Result<_> {
             (0..self.n_obs())
                 .into_par_iter()
                 .map(|j| {
+                    interrupt.check()?;
                     let mut sum = vec![0.0; obs_error + 1];
                     for i in j..self.n_obs() {
                         self.add_pair(i, j, &layouts, &by_length, &mut sum);
                     }
                     let own = self.alpha[j].powi(2) - self.precision.get(j, j);
                     sum[obs_error] += own * self.rows.obs_error[j].powi(2);
-                    sum
+                    Ok(sum)
                 })
                 .collect()
-        });
+        })?;
         let mut gradient = vec![0.0; obs_error + 1];
         for column in columns {
             for (total, value) in gradient.iter_mut().zip(column) {
                 *total += value;
             }
         }
-        layouts
+        Ok(layouts
             .iter()
             .enumerate()
             .flat_map(|(c, layout)| layout.names(c))
             .chain(["obs_error".to_string()])
             .zip(gradient)
-            .collect()
+            .collect())
     }
 
     fn add_pair(

@@ -10,6 +10,7 @@ pub mod climatology;
 pub mod covariance;
 pub mod error;
 pub mod evidence;
+pub mod interrupt;
 pub mod legendre;
 pub mod linalg;
 pub mod magnetic;

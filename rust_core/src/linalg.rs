@@ -10,8 +10,13 @@ use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, MatMut, MatRef, Par, Side};
 use rayon::prelude::*;
 
+use crate::error;
+use crate::interrupt::Interrupt;
+
 /// Columns that one thread works on at a time: fixed, because the blocking decides the rounding.
 const BLOCK_COLUMNS: usize = 64;
+/// Columns of a factor that are finished before the rest is updated with them: fixed, for the same reason.
+const PANEL_COLUMNS: usize = 128;
 
 /// Dense matrix of f64, column by column.
 #[derive(Clone, Debug, PartialEq)]
@@ -214,6 +219,55 @@ impl Matrix {
             })
     }
 
+    /// The columns `first..first + width` of the lower factor, given all before, and what they take from those behind.
+    ///
+    /// Golub and Van Loan (2013), section 4.2.9. Errors with the row in the panel of the first pivot that is not positive.
+    fn factorize_panel(&mut self, first: usize, width: usize) -> Result<(), usize> {
+        let n = self.n_rows;
+        let end = first + width;
+        let (done, behind) = self.data.split_at_mut(end * n);
+        let panel = &mut done[first * n..];
+        let (mut top, below) = MatMut::from_column_major_slice_mut(panel, n, width)
+            .subrows_mut(first, n - first)
+            .split_at_row_mut(width);
+        let params = Default::default();
+        let mut memory = MemBuffer::new(llt::cholesky_in_place_scratch::<f64>(
+            width,
+            Par::Seq,
+            params,
+        ));
+        llt::cholesky_in_place(
+            top.as_mut(),
+            Default::default(),
+            Par::Seq,
+            MemStack::new(&mut memory),
+            params,
+        )
+        .map_err(|llt::LltError::NonPositivePivot { index }| index)?;
+        let top = top.as_ref();
+        below
+            .par_row_chunks_mut(BLOCK_COLUMNS)
+            .for_each(|rows| solve_lower_triangular_in_place(top, rows.transpose_mut(), Par::Seq));
+        let panel = MatRef::from_column_major_slice(panel, n, width);
+        behind
+            .par_chunks_mut(BLOCK_COLUMNS * n)
+            .enumerate()
+            .for_each(|(block, chunk)| {
+                let row = end + block * BLOCK_COLUMNS;
+                let columns = chunk.len() / n;
+                matmul(
+                    MatMut::from_column_major_slice_mut(chunk, n, columns)
+                        .subrows_mut(row, n - row),
+                    Accum::Add,
+                    panel.subrows(row, n - row),
+                    panel.subrows(row, columns).transpose(),
+                    -1.0,
+                    Par::Seq,
+                );
+            });
+        Ok(())
+    }
+
     fn view(&self) -> MatRef<'_, f64> {
         MatRef::from_column_major_slice(&self.data, self.n_rows, self.n_columns)
     }
@@ -235,32 +289,21 @@ pub struct Cholesky {
 }
 
 impl Cholesky {
-    /// Factorises `matrix` (its lower triangle is read).
+    /// Factorises `matrix` (its lower triangle is read), panel by panel, column blocks in parallel.
     ///
-    /// Errors with the row of the first pivot that is not positive.
-    pub fn new(mut matrix: Matrix) -> Result<Self, usize> {
+    /// Errors with the row of the first pivot that is not positive, or that was not reached before the interrupt.
+    pub fn new(mut matrix: Matrix, interrupt: &Interrupt) -> Result<Self, usize> {
         let n = matrix.n_rows;
-        if n == 0 {
-            return Ok(Self { lower: matrix });
+        for first in (0..n).step_by(PANEL_COLUMNS) {
+            interrupt.check().map_err(|_| first)?;
+            matrix
+                .factorize_panel(first, PANEL_COLUMNS.min(n - first))
+                .map_err(|row| first + row)?;
         }
-        let params = Default::default();
-        let mut memory = MemBuffer::new(llt::cholesky_in_place_scratch::<f64>(n, Par::Seq, params));
-        let outcome = llt::cholesky_in_place(
-            matrix.view_mut(),
-            Default::default(),
-            Par::Seq,
-            MemStack::new(&mut memory),
-            params,
-        );
-        match outcome {
-            Ok(_) => {
-                for j in 1..n {
-                    matrix.column_mut(j)[..j].fill(0.0);
-                }
-                Ok(Self { lower: matrix })
-            }
-            Err(llt::LltError::NonPositivePivot { index }) => Err(index),
+        for j in 1..n {
+            matrix.column_mut(j)[..j].fill(0.0);
         }
+        Ok(Self { lower: matrix })
     }
 
     /// The diagonal of `L`.
@@ -294,11 +337,11 @@ impl Cholesky {
     }
 
     /// `A^-1`, symmetric to the bit, column blocks in parallel.
-    pub fn inverse(&self) -> Matrix {
+    pub fn inverse(&self, interrupt: &Interrupt) -> error::Result<Matrix> {
         let n = self.lower.n_rows;
         let mut inverse = Matrix::zeros(n, n);
         if n == 0 {
-            return inverse;
+            return Ok(inverse);
         }
         // L^-1 first: the columns of a block are zero above the block, so only the trailing corner is solved.
         let mut lower_inverse = Matrix::zeros(n, n);
@@ -306,7 +349,8 @@ impl Cholesky {
             .data
             .par_chunks_mut(BLOCK_COLUMNS * n)
             .enumerate()
-            .for_each(|(block, chunk)| {
+            .try_for_each(|(block, chunk)| -> error::Result<()> {
+                interrupt.check()?;
                 let first = block * BLOCK_COLUMNS;
                 let width = chunk.len() / n;
                 for j in 0..width {
@@ -320,14 +364,16 @@ impl Cholesky {
                         .subrows_mut(first, n - first),
                     Par::Seq,
                 );
-            });
+                Ok(())
+            })?;
         // A^-1 = L^-T L^-1, lower triangle by blocks, then mirrored.
         let factor = &lower_inverse;
         inverse
             .data
             .par_chunks_mut(BLOCK_COLUMNS * n)
             .enumerate()
-            .for_each(|(block, chunk)| {
+            .try_for_each(|(block, chunk)| -> error::Result<()> {
+                interrupt.check()?;
                 let first = block * BLOCK_COLUMNS;
                 let width = chunk.len() / n;
                 matmul(
@@ -342,14 +388,15 @@ impl Cholesky {
                     1.0,
                     Par::Seq,
                 );
-            });
+                Ok(())
+            })?;
         for j in 0..n {
             for i in 0..j {
                 let mirrored = inverse.get(j, i);
                 inverse.set(i, j, mirrored);
             }
         }
-        inverse
+        Ok(inverse)
     }
 }
 
@@ -364,17 +411,19 @@ pub struct BlockCholesky {
 impl BlockCholesky {
     /// Factorises `matrix` (its lower triangle is read); `blocks` are ascending rows, all of them together.
     ///
-    /// Errors with the row of the first pivot that is not above `relative_minimum` times its diagonal element.
+    /// Errors with the row of the first pivot that is not above `relative_minimum` times its diagonal element, or that
+    /// was not reached before the interrupt.
     pub fn new(
         matrix: &Matrix,
         blocks: Vec<Vec<usize>>,
         relative_minimum: f64,
+        interrupt: &Interrupt,
     ) -> Result<Self, usize> {
         let n_rows = matrix.n_rows;
         let blocks = blocks
             .into_iter()
             .map(|rows| {
-                let factor = Cholesky::new(matrix.select(&rows)).map_err(|k| rows[k])?;
+                let factor = Cholesky::new(matrix.select(&rows), interrupt).map_err(|k| rows[k])?;
                 let lost = factor.diagonal().zip(&rows).find(|(pivot, row)| {
                     pivot * pivot <= relative_minimum * matrix.get(**row, **row)
                 });
@@ -419,19 +468,81 @@ impl BlockCholesky {
     }
 
     /// `A^-1`, symmetric to the bit.
-    pub fn inverse(&self) -> Matrix {
+    pub fn inverse(&self, interrupt: &Interrupt) -> error::Result<Matrix> {
         if let [(_, factor)] = self.blocks.as_slice() {
-            return factor.inverse();
+            return factor.inverse(interrupt);
         }
         let mut inverse = Matrix::zeros(self.n_rows, self.n_rows);
         for (rows, factor) in &self.blocks {
-            let part = factor.inverse();
+            let part = factor.inverse(interrupt)?;
             for (j, &column) in rows.iter().enumerate() {
                 for (i, &row) in rows.iter().enumerate() {
                     inverse.set(row, column, part.get(i, j));
                 }
             }
         }
-        inverse
+        Ok(inverse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::KernelError;
+
+    /// More than two panels, the last one not full.
+    const N: usize = 300;
+
+    /// An Ornstein-Uhlenbeck covariance with some noise.
+    fn covariance() -> Matrix {
+        Matrix::from_columns(N, N, |j, column| {
+            for (i, element) in column.iter_mut().enumerate() {
+                *element = (-(i.abs_diff(j) as f64) / 20.0).exp();
+            }
+            column[j] += 0.1;
+        })
+    }
+
+    fn largest_difference(a: &Matrix, b: &Matrix) -> f64 {
+        a.as_slice()
+            .iter()
+            .zip(b.as_slice())
+            .fold(0.0, |largest, (x, y)| (x - y).abs().max(largest))
+    }
+
+    #[test]
+    fn a_factor_and_an_inverse_of_several_panels_are_right() -> error::Result<()> {
+        let never = Interrupt::default();
+        let Ok(factor) = Cholesky::new(covariance(), &never) else {
+            return Err(KernelError::NotPositiveDefinite(String::new()));
+        };
+        assert!(largest_difference(&factor.lower.outer(), &covariance()) < 1e-13);
+        let product = factor.inverse(&never)?.times(&covariance());
+        assert!(largest_difference(&product, &Matrix::identity(N)) < 1e-12);
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_pivot_that_is_not_positive_is_named() {
+        for row in [0, 127, 128, 290] {
+            let mut matrix = covariance();
+            matrix.set(row, row, -1.0);
+            assert_eq!(
+                Cholesky::new(matrix, &Interrupt::default()).err(),
+                Some(row)
+            );
+        }
+    }
+
+    #[test]
+    fn an_interrupt_stops_both() {
+        let interrupt = Interrupt::default();
+        let factor = Cholesky::new(covariance(), &interrupt);
+        interrupt.raise();
+        assert_eq!(Cholesky::new(covariance(), &interrupt).err(), Some(0));
+        assert_eq!(
+            factor.map(|factor| factor.inverse(&interrupt)).ok(),
+            Some(Err(KernelError::Interrupted))
+        );
     }
 }

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::arguments::{Points, check_length, check_range, thread_pool};
 use crate::calendar::decimal_year;
 use crate::error::{KernelError, Result};
+use crate::interrupt::Interrupt;
 
 /// Degree of the field.
 pub const FIELD_DEGREE: usize = 13;
@@ -123,6 +124,7 @@ impl MainField {
         points: Points,
         height_km: &[f64],
         n_threads: usize,
+        interrupt: &Interrupt,
     ) -> Result<Vec<Field>> {
         points.validate()?;
         check_length("height_km", height_km.len(), "times", points.time_us.len())?;
@@ -131,6 +133,9 @@ impl MainField {
             let mut known: Option<(i64, Vec<f64>)> = None;
             let mut fields = Vec::with_capacity(times.len());
             for (offset, &time_us) in times.iter().enumerate() {
+                if interrupt.check().is_err() {
+                    break;
+                }
                 let index = number * CHUNK + offset;
                 let coefficients = match known.take() {
                     Some((time, coefficients)) if time == time_us => coefficients,
@@ -146,14 +151,16 @@ impl MainField {
             }
             fields
         };
-        Ok(thread_pool(n_threads)?.install(|| {
+        let fields = thread_pool(n_threads)?.install(|| {
             points
                 .time_us
                 .par_chunks(CHUNK)
                 .enumerate()
                 .flat_map_iter(of_chunk)
                 .collect()
-        }))
+        });
+        interrupt.check()?;
+        Ok(fields)
     }
 
     fn coefficients_at(&self, time_us: i64) -> Vec<f64> {

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::covariance::{Embedded, Term};
 use crate::error::{KernelError, Result};
+use crate::interrupt::Interrupt;
 use crate::linalg::{BlockCholesky, Matrix};
 
 /// A squared pivot below this fraction of its variance has lost all its digits to cancellation.
@@ -296,14 +297,19 @@ impl Rows {
     }
 
     /// Lower triangle of the innovation covariance S, shape (m, m).
-    fn innovation_covariance(&self, network: &Network) -> Matrix {
-        Matrix::from_columns(self.len(), self.len(), |j, column| {
+    fn innovation_covariance(&self, network: &Network, interrupt: &Interrupt) -> Result<Matrix> {
+        let covariance = Matrix::from_columns(self.len(), self.len(), |j, column| {
+            if interrupt.check().is_err() {
+                return;
+            }
             let site = self.site(j);
             for (i, element) in column.iter_mut().enumerate().skip(j) {
                 *element = network.between(&self.site(i), &site);
             }
             column[j] += self.obs_error[j].powi(2);
-        })
+        });
+        interrupt.check()?;
+        Ok(covariance)
     }
 
     /// Factor of S, and the share of its variance by which every observation's error variance was raised: 0, or as
@@ -314,13 +320,17 @@ impl Rows {
         &mut self,
         network: &Network,
         max_jitter: f64,
+        interrupt: &Interrupt,
     ) -> Result<(BlockCholesky, f64)> {
-        let mut covariance = self.innovation_covariance(network);
+        let mut covariance = self.innovation_covariance(network, interrupt)?;
         let variance: Vec<f64> = (0..self.len()).map(|i| covariance.get(i, i)).collect();
         let mut jitter = 0.0;
         loop {
             let blocks = self.blocks(network);
-            if let Ok(factor) = BlockCholesky::new(&covariance, blocks, RELATIVE_PIVOT_MINIMUM) {
+            let outcome =
+                BlockCholesky::new(&covariance, blocks, RELATIVE_PIVOT_MINIMUM, interrupt);
+            interrupt.check()?;
+            if let Ok(factor) = outcome {
                 for (error, variance) in self.obs_error.iter_mut().zip(&variance) {
                     if jitter > 0.0 {
                         *error = (*error * *error + jitter * variance).sqrt();

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::analysis::{Analysis, Compression, Points};
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::linalg::{Cholesky, Matrix, dot};
 use crate::network::{check_length, check_not_negative, invalid};
 
@@ -43,13 +44,19 @@ impl Analysis {
     }
 
     /// Per quantity, the sum over the targets of `w u_p u_p'`, shape (nodes of p, nodes of p).
-    fn target_grams(&self, compression: &Compression, targets: &Targets<'_>) -> Vec<Matrix> {
+    fn target_grams(
+        &self,
+        compression: &Compression,
+        targets: &Targets<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Matrix>> {
         let mut grams: Vec<Matrix> = compression
             .of_quantity
             .iter()
             .map(|nodes| Matrix::zeros(nodes.len(), nodes.len()))
             .collect();
         for chunk in targets.chunks() {
+            interrupt.check()?;
             let mut u = compression.at(&self.network, &targets.points, chunk.clone());
             for (gram, u) in grams.iter_mut().zip(&mut u) {
                 for (j, point) in chunk.clone().enumerate() {
@@ -59,7 +66,7 @@ impl Analysis {
                 gram.add(&u.outer());
             }
         }
-        grams
+        Ok(grams)
     }
 
     /// Weighted sum over the targets of `|Z u_p|^2` with `Z` (k, nodes of p) for every station and quantity, (S, Q)
@@ -67,20 +74,25 @@ impl Analysis {
     fn per_station(
         &self,
         targets: &Targets<'_>,
+        interrupt: &Interrupt,
         of_station: impl Fn(&[usize], Vec<Matrix>) -> Result<Vec<Matrix>> + Sync,
     ) -> Result<Vec<f64>> {
         self.check_targets(targets)?;
         self.pool.install(|| {
             let compression = self.compress(targets.points.time_h);
-            let grams = self.target_grams(&compression, targets);
+            let grams = self.target_grams(&compression, targets, interrupt)?;
             let solved: Vec<Matrix> = compression
                 .temporal
                 .iter()
-                .map(|temporal| self.precision.transpose_times(temporal))
-                .collect();
+                .map(|temporal| {
+                    interrupt.check()?;
+                    Ok(self.precision.transpose_times(temporal))
+                })
+                .collect::<Result<_>>()?;
             let values: Vec<Vec<f64>> = (0..self.network.n_stations())
                 .into_par_iter()
                 .map(|station| {
+                    interrupt.check()?;
                     let rows = self.rows_of(station)?;
                     let own = solved.iter().map(|all| all.select_rows(&rows)).collect();
                     Ok(of_station(&rows, own)?
@@ -95,8 +107,12 @@ impl Analysis {
     }
 
     /// How much the weighted sum of variances over the targets would rise without each station, (S, Q).
-    pub fn variance_bought(&self, targets: &Targets<'_>) -> Result<Vec<f64>> {
-        self.per_station(targets, |rows, own| {
+    pub fn variance_bought(
+        &self,
+        targets: &Targets<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<f64>> {
+        self.per_station(targets, interrupt, |rows, own| {
             let factor = self.held_factor(rows)?;
             Ok(own
                 .into_iter()
@@ -107,7 +123,12 @@ impl Analysis {
 
     /// How much the weighted sum of variances over the targets would fall if a station's observation errors were
     /// multiplied by `error_factor`, for each station, (S, Q); negative for a factor above 1.
-    pub fn upgrade_gain(&self, error_factor: f64, targets: &Targets<'_>) -> Result<Vec<f64>> {
+    pub fn upgrade_gain(
+        &self,
+        error_factor: f64,
+        targets: &Targets<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<f64>> {
         if !(error_factor > 0.0 && error_factor.is_finite()) {
             return Err(invalid(format!(
                 "error_factor must be positive, got {error_factor}"
@@ -116,7 +137,7 @@ impl Analysis {
         // R changes by -sign E^2: the matrix in the middle is E (I - sign E C_II E)^-1 E, times sign.
         let change = 1.0 - error_factor * error_factor;
         let sign = change.signum();
-        let mut gain = self.per_station(targets, |rows, own| {
+        let mut gain = self.per_station(targets, interrupt, |rows, own| {
             let root: Vec<f64> = rows
                 .iter()
                 .map(|&i| change.abs().sqrt() * self.rows.obs_error[i])
@@ -128,7 +149,7 @@ impl Analysis {
                     inner.set(i, j, inner.get(i, j) - sign * value);
                 }
             }
-            let factor = Cholesky::new(inner).map_err(|row| {
+            let factor = Cholesky::new(inner, &Interrupt::default()).map_err(|row| {
                 invalid(format!(
                     "error_factor = {error_factor} leaves observation {} without any error",
                     rows[row]
@@ -160,6 +181,7 @@ impl Analysis {
         candidates: &Points<'_>,
         noise: &[f64],
         targets: &Targets<'_>,
+        interrupt: &Interrupt,
     ) -> Result<Vec<f64>> {
         candidates.check(&self.network)?;
         self.check_targets(targets)?;
@@ -210,10 +232,11 @@ impl Analysis {
                 .collect::<Result<_>>()?;
             let mut gain = vec![0.0; candidates.len() * n_quantities];
             for chunk in targets.chunks() {
+                interrupt.check()?;
                 let u = compression.at(&self.network, &targets.points, chunk.clone());
-                gain.par_chunks_mut(n_quantities)
-                    .enumerate()
-                    .for_each(|(k, own)| {
+                gain.par_chunks_mut(n_quantities).enumerate().try_for_each(
+                    |(k, own)| -> Result<()> {
+                        interrupt.check()?;
                         let prior =
                             self.correlations_with(candidates, k, &targets.points, chunk.clone());
                         for (p, total) in own.iter_mut().enumerate() {
@@ -244,7 +267,9 @@ impl Analysis {
                                     * dot(reduced.column(j), reduced.column(j));
                             }
                         }
-                    });
+                        Ok(())
+                    },
+                )?;
             }
             Ok(gain)
         })
@@ -308,7 +333,7 @@ impl Analysis {
                 covariance.set(i, j, prior - known + own);
             }
         }
-        Cholesky::new(covariance).map_err(|row| {
+        Cholesky::new(covariance, &Interrupt::default()).map_err(|row| {
             invalid(format!(
                 "candidate {k} would say nothing new of quantity {}; give it noise",
                 observed[row]

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::arguments::{check_length, check_range, thread_pool};
 use crate::error::{KernelError, Result};
+use crate::interrupt::Interrupt;
 use crate::sun::clipped_exp;
 
 /// Density of a plasma of 1 MHz, m^-3: N = 1.24e10 f^2.
@@ -241,7 +242,12 @@ impl Profile {
 }
 
 /// Electron density, m^-3, by height, then point: `heights.len() * n` values.
-pub fn densities(peaks: Peaks, heights_km: &[f64], n_threads: usize) -> Result<Vec<f64>> {
+pub fn densities(
+    peaks: Peaks,
+    heights_km: &[f64],
+    n_threads: usize,
+    interrupt: &Interrupt,
+) -> Result<Vec<f64>> {
     let profiles = peaks.profiles()?;
     check_range("heights_km", heights_km, HEIGHT_RANGE_KM)?;
     let n_points = profiles.len();
@@ -250,13 +256,15 @@ pub fn densities(peaks: Peaks, heights_km: &[f64], n_threads: usize) -> Result<V
         values
             .par_chunks_mut(CHUNK)
             .enumerate()
-            .for_each(|(number, chunk)| {
+            .try_for_each(|(number, chunk)| -> Result<()> {
+                interrupt.check()?;
                 for (offset, value) in chunk.iter_mut().enumerate() {
                     let index = number * CHUNK + offset;
                     *value = profiles[index % n_points].density(heights_km[index / n_points]);
                 }
-            });
-    });
+                Ok(())
+            })
+    })?;
     Ok(values)
 }
 
@@ -265,6 +273,7 @@ pub fn contents_tecu(
     peaks: Peaks,
     (low_km, high_km): (f64, f64),
     n_threads: usize,
+    interrupt: &Interrupt,
 ) -> Result<Vec<f64>> {
     check_range("low_km, high_km", &[low_km, high_km], HEIGHT_RANGE_KM)?;
     if low_km >= high_km {
@@ -273,12 +282,15 @@ pub fn contents_tecu(
         )));
     }
     let profiles = peaks.profiles()?;
-    Ok(thread_pool(n_threads)?.install(|| {
+    thread_pool(n_threads)?.install(|| {
         profiles
             .par_iter()
-            .map(|profile| profile.content_tecu(low_km, high_km))
+            .map(|profile| {
+                interrupt.check()?;
+                Ok(profile.content_tecu(low_km, high_km))
+            })
             .collect()
-    }))
+    })
 }
 
 /// The F2 layer below its peak (Ramakrishnan and Rawer 1972).
@@ -456,7 +468,7 @@ mod tests {
             r12: &[50.0],
         };
         assert_eq!(
-            densities(peaks, &[300.0], 1)
+            densities(peaks, &[300.0], 1, &Interrupt::default())
                 .err()
                 .map(|error| error.to_string())
                 .as_deref(),
@@ -466,8 +478,16 @@ mod tests {
             hmf2_km: &[300.0],
             ..peaks
         };
-        assert!(densities(high, &[-1.0], 1).is_err());
-        assert!(contents_tecu(high, (500.0, 100.0), 1).is_err());
-        assert!(densities(Peaks { r12: &[], ..high }, &[300.0], 1).is_err());
+        assert!(densities(high, &[-1.0], 1, &Interrupt::default()).is_err());
+        assert!(contents_tecu(high, (500.0, 100.0), 1, &Interrupt::default()).is_err());
+        assert!(
+            densities(
+                Peaks { r12: &[], ..high },
+                &[300.0],
+                1,
+                &Interrupt::default()
+            )
+            .is_err()
+        );
     }
 }

@@ -1,10 +1,15 @@
 //! The only file that knows Python: converts arguments, detaches from the interpreter, calls, converts back.
 
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use numpy::ndarray::{Array1, Array2, Array3};
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArray3, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4,
 };
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -13,6 +18,7 @@ use crate::arguments::Points;
 use crate::climatology::{self, LEVEL_COUNT, PARAMETERS, State};
 use crate::covariance::{Shape, Term};
 use crate::error::KernelError;
+use crate::interrupt::Interrupt;
 use crate::linalg::Matrix;
 use crate::magnetic::QuasiDipole;
 use crate::main_field::{self, Field};
@@ -25,8 +31,46 @@ use crate::sun;
 
 impl From<KernelError> for PyErr {
     fn from(error: KernelError) -> Self {
-        PyValueError::new_err(error.to_string())
+        match error {
+            KernelError::Interrupted => PyKeyboardInterrupt::new_err(error.to_string()),
+            _ => PyValueError::new_err(error.to_string()),
+        }
     }
+}
+
+/// How often a long call lets Python look for signals.
+const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+
+/// Work that may take long, without the interpreter, in a thread of its own: this one lets Python handle signals
+/// meanwhile. What a handler raises, Ctrl-C's `KeyboardInterrupt` above all, ends the work at its next block.
+fn interruptible<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&Interrupt) -> Result<T, KernelError> + Send,
+) -> PyResult<T> {
+    let (interrupt, is_done) = (Interrupt::default(), AtomicBool::new(false));
+    let caller = thread::current();
+    let (outcome, raised) = thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let outcome = work(&interrupt);
+            is_done.store(true, Ordering::Release);
+            caller.unpark();
+            outcome
+        });
+        let mut raised = Ok(());
+        // Done, or ended by a panic.
+        while !is_done.load(Ordering::Acquire) && !worker.is_finished() {
+            py.detach(|| thread::park_timeout(SIGNALS_EVERY));
+            if raised.is_ok() {
+                raised = py.check_signals();
+                if raised.is_err() {
+                    interrupt.raise();
+                }
+            }
+        }
+        (worker.join(), raised)
+    });
+    let outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
+    raised.and(outcome.map_err(PyErr::from))
 }
 
 // --- background ---------------------------------------------------------------------------------------
@@ -82,7 +126,9 @@ impl Climatology {
             longitude_deg: longitude_deg.as_slice()?,
         };
         let ig12 = ig12.as_slice()?;
-        let states = py.detach(|| self.0.evaluate(points, ig12, n_threads))?;
+        let states = interruptible(py, |interrupt| {
+            self.0.evaluate(points, ig12, n_threads, interrupt)
+        })?;
         let column = |field: fn(&State) -> f64| {
             states
                 .iter()
@@ -116,7 +162,7 @@ impl Climatology {
             latitude_deg: latitude_deg.as_slice()?,
             longitude_deg: longitude_deg.as_slice()?,
         };
-        let levels = py.detach(|| self.0.levels(points, n_threads))?;
+        let levels = interruptible(py, |interrupt| self.0.levels(points, n_threads, interrupt))?;
         let shape = (PARAMETERS, LEVEL_COUNT, levels.len());
         let array = Array3::from_shape_fn(shape, |(parameter, level, point)| {
             levels[point][parameter][level]
@@ -206,8 +252,8 @@ impl MainField {
             longitude_deg: longitude_deg.as_slice()?,
         };
         let height_km = height_km.as_slice()?;
-        let rows: Vec<[f64; 9]> = py.detach(|| {
-            let fields = self.0.evaluate(points, height_km, n_threads)?;
+        let rows: Vec<[f64; 9]> = interruptible(py, |interrupt| {
+            let fields = self.0.evaluate(points, height_km, n_threads, interrupt)?;
             let row = |(field, &latitude_deg): (&Field, &f64)| {
                 [
                     field.north_nt,
@@ -221,7 +267,7 @@ impl MainField {
                     field.gyrofrequency_mhz(),
                 ]
             };
-            Ok::<_, KernelError>(fields.iter().zip(points.latitude_deg).map(row).collect())
+            Ok(fields.iter().zip(points.latitude_deg).map(row).collect())
         })?;
         columns(py, 0..9, |field| {
             rows.iter().map(|row| row[field]).collect()
@@ -277,7 +323,9 @@ fn density<'py>(
     let given = peaks(&columns_of_peaks)?;
     let heights_km = heights_km.as_slice()?;
     let shape = (heights_km.len(), given.fof2_mhz.len());
-    let values = py.detach(|| profile::densities(given, heights_km, n_threads))?;
+    let values = interruptible(py, |interrupt| {
+        profile::densities(given, heights_km, n_threads, interrupt)
+    })?;
     let array = Array2::from_shape_vec(shape, values)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
     Ok(array.into_pyarray(py))
@@ -293,7 +341,9 @@ fn electron_content<'py>(
     n_threads: usize,
 ) -> PyResult<Column<'py>> {
     let given = peaks(&columns_of_peaks)?;
-    let values = py.detach(|| profile::contents_tecu(given, (low_km, high_km), n_threads))?;
+    let values = interruptible(py, |interrupt| {
+        profile::contents_tecu(given, (low_km, high_km), n_threads, interrupt)
+    })?;
     Ok(values.into_pyarray(py))
 }
 
@@ -485,9 +535,9 @@ impl PyAnalysis {
             &obs_error,
             amplitude.as_ref(),
         )?;
-        let analysis = py.detach(|| {
+        let analysis = interruptible(py, |interrupt| {
             let network = Network::new(terms, &latitude, &longitude)?;
-            Analysis::new(network, rows, max_jitter, n_threads)
+            Analysis::new(network, rows, max_jitter, n_threads, interrupt)
         })?;
         Ok(Self { analysis })
     }
@@ -558,7 +608,9 @@ impl PyAnalysis {
     )> {
         let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
         let (n_quantities, n_points) = (self.analysis.n_quantities(), targets.latitude_deg.len());
-        let estimate = py.detach(|| self.analysis.predict(&targets.points(), &pairs))?;
+        let estimate = interruptible(py, |interrupt| {
+            self.analysis.predict(&targets.points(), &pairs, interrupt)
+        })?;
         Ok((
             table(py, n_quantities, n_points, estimate.mean)?,
             table(py, n_quantities, n_points, estimate.sd)?,
@@ -642,8 +694,8 @@ impl PyAnalysis {
         ))
     }
 
-    fn evidence_gradient(&self, py: Python<'_>) -> Vec<(String, f64)> {
-        py.detach(|| self.analysis.evidence_gradient())
+    fn evidence_gradient(&self, py: Python<'_>) -> PyResult<Vec<(String, f64)>> {
+        interruptible(py, |interrupt| self.analysis.evidence_gradient(interrupt))
     }
 
     #[pyo3(signature = (latitude_deg, longitude_deg, time_h, *, weight, amplitude=None))]
@@ -658,11 +710,12 @@ impl PyAnalysis {
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
         let weight = floats(&weight);
-        let values = py.detach(|| {
-            self.analysis.variance_bought(&Targets {
+        let values = interruptible(py, |interrupt| {
+            let targets = Targets {
                 points: targets.points(),
                 weight: &weight,
-            })
+            };
+            self.analysis.variance_bought(&targets, interrupt)
         })?;
         self.by_quantity(py, values)
     }
@@ -681,14 +734,13 @@ impl PyAnalysis {
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
         let weight = floats(&weight);
-        let values = py.detach(|| {
-            self.analysis.upgrade_gain(
-                error_factor,
-                &Targets {
-                    points: targets.points(),
-                    weight: &weight,
-                },
-            )
+        let values = interruptible(py, |interrupt| {
+            let targets = Targets {
+                points: targets.points(),
+                weight: &weight,
+            };
+            self.analysis
+                .upgrade_gain(error_factor, &targets, interrupt)
         })?;
         self.by_quantity(py, values)
     }
@@ -716,13 +768,13 @@ impl PyAnalysis {
         )?;
         let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
         let (noise, weight) = (floats(&noise), floats(&weight));
-        let values = py.detach(|| {
+        let values = interruptible(py, |interrupt| {
             let targets = Targets {
                 points: targets.points(),
                 weight: &weight,
             };
             self.analysis
-                .candidate_gain(&candidates.points(), &noise, &targets)
+                .candidate_gain(&candidates.points(), &noise, &targets, interrupt)
         })?;
         self.by_quantity(py, values)
     }
@@ -831,9 +883,9 @@ fn screen_observations<'py>(
         full_weight_sd,
         max_jitter,
     };
-    let screening = py.detach(|| {
+    let screening = interruptible(py, |interrupt| {
         let network = Network::new(terms, &latitude, &longitude)?;
-        screen(&network, &rows, &value, &thresholds, n_threads)
+        screen(&network, &rows, &value, &thresholds, n_threads, interrupt)
     })?;
     let names = screening
         .flag

@@ -10,6 +10,7 @@
 
 use crate::arguments::thread_pool;
 use crate::error::Result;
+use crate::interrupt::Interrupt;
 use crate::linalg::Matrix;
 use crate::network::{Network, Rows, check_length, invalid};
 
@@ -96,6 +97,7 @@ pub fn screen(
     value: &[f64],
     thresholds: &Thresholds,
     threads: usize,
+    interrupt: &Interrupt,
 ) -> Result<Screening> {
     let m = rows.len();
     rows.check_lengths()?;
@@ -137,7 +139,7 @@ pub fn screen(
     // Quantities that nothing correlates cannot judge each other: smaller matrices, the same verdicts.
     for block in candidates.blocks(network) {
         let block: Vec<usize> = block.iter().map(|&k| kept[k]).collect();
-        let verdicts = judge(network, rows.select(&block), thresholds, threads)?;
+        let verdicts = judge(network, rows.select(&block), thresholds, threads, interrupt)?;
         for (&i, verdict) in block.iter().zip(verdicts) {
             match verdict {
                 Some(own) => weight[i] = own,
@@ -154,10 +156,11 @@ fn judge(
     mut rows: Rows,
     thresholds: &Thresholds,
     threads: usize,
+    interrupt: &Interrupt,
 ) -> Result<Vec<Option<f64>>> {
     let precision = thread_pool(threads)?.install(|| {
-        rows.factorize(network, thresholds.max_jitter)
-            .map(|(factor, _)| factor.inverse())
+        rows.factorize(network, thresholds.max_jitter, interrupt)
+            .and_then(|(factor, _)| factor.inverse(interrupt))
     })?;
     let mut judged = Judged {
         alpha: precision.times_vector(&rows.innovation),
@@ -167,6 +170,7 @@ fn judge(
 
     // Buddy check: the worst goes first, because it spoils the prediction of its neighbours.
     loop {
+        interrupt.check()?;
         let worst = (0..rows.len())
             .filter(|&k| weight[k].is_some())
             .map(|k| (k, judged.alpha[k].abs() / judged.precision.get(k, k).sqrt()))
@@ -198,6 +202,7 @@ fn judge(
             })
             .collect();
         for (k, old, new) in changes {
+            interrupt.check()?;
             let variance = rows.obs_error[k].powi(2);
             judged.change_error(k, variance / new - variance / old);
             weight[k] = Some(new);
