@@ -61,6 +61,16 @@ class CovarianceTerm:
         meridional_km: float | None = None,
         phase_scale_h: float | None = None,
     ) -> CovarianceTerm: ...
+    def correlation(
+        self,
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        other_latitude_deg: NDArray[np.float64],
+        other_longitude_deg: NDArray[np.float64],
+        lag_h: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Correlation in space and time between pairs of quasi-dipole points (n,) that lie `lag_h` (n,) apart; 0 of a
+        `station` term. Raises ValueError for lengths that differ."""
 
 @final
 class Analysis:
@@ -139,9 +149,9 @@ class Analysis:
         amplitude: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """As `predict`, and the posterior covariance of each pair of quantities at each point, shape (pairs, G)."""
-    def predict_station(
+    def predict_sites(
         self,
-        station: int,
+        station: NDArray[np.int64],
         quantity: NDArray[np.int64],
         time_h: NDArray[np.float64],
         *,
@@ -149,10 +159,10 @@ class Analysis:
         is_held_out: bool = False,
         innovation: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Increment and its sd of what a station reports without error, all terms, of quantities at times (n,).
+        """Increment and its sd of what stations report without error, all terms, of quantities at times (n,).
 
-        `is_held_out` leaves the station's own observations out; `innovation` (m,) replaces the innovations,
-        as when the background is made without the station too.
+        `is_held_out` leaves each station's own observations out of its prediction; `innovation` (m,) replaces the
+        innovations, as when the background is made without some stations too.
         """
     def leave_one_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Leave-one-out residual and its variance, observation error included, shapes (m,)."""

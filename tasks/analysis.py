@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from tasks.effective_index import ChosenIndex
 from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
 from tasks.prediction import Prediction
 from tasks.rate_check import leaves_its_neighbours, stands_still
+from tasks.superobservations import ACCEPTED, Nodes, Rows, combine
 from tasks.window import Stations, hour_of, repeated
 
 Array = NDArray[np.float64]
@@ -47,8 +49,14 @@ class Solved:
 @dataclass(frozen=True)
 class JointlySolved:
     analysis: rust_core.Analysis
+    """Its stations are the nodes."""
+    nodes: Nodes
     held_out_innovation: list[Array]
-    """Innovations of the rows used, of all quantities, against the background without each station."""
+    """Innovations that entered, of all quantities, against the background without the stations of each node."""
+    n_analysed: int
+    """Observations, or superobservations, that entered."""
+    widening: int
+    """By which intervals were made longer to take observations together, 0: none were."""
     of_quantity: dict[str, Solved]
     log_evidence: float
     jitter: float
@@ -99,6 +107,7 @@ def solve(
     kernel: KernelConfig,
     window: pd.DataFrame,
     stations: Stations,
+    nodes: Nodes,
     station_of_window: NDArray[np.int64],
     levels: SolarLevels,
     age_of_window_h: Array,
@@ -110,7 +119,8 @@ def solve(
 ) -> JointlySolved:
     """Analyse the window; one row below is one observed quantity of one ionogram, quantity by quantity.
 
-    `amplitude_of_window` (Q, n) are the amplitude factors of the quantities at the n rows of the window.
+    `amplitude_of_window` (Q, n) are the amplitude factors of the quantities at the n rows of the window, `held_out` the
+    index without each station (and those held out with it).
     """
     is_recent = age_of_window_h < kernel.window.window_h
     values = {name: window[name].to_numpy(dtype=np.float64) for name in QUANTITIES}
@@ -140,10 +150,7 @@ def solve(
     with np.errstate(divide="ignore"):
         error = obs_error / scale
     terms = kernel.build_terms()
-    network = {
-        "station_latitude_deg": stations.qd_latitude_deg,
-        "station_longitude_deg": stations.qd_longitude_deg,
-    }
+    network = {"station_latitude_deg": nodes.latitude_deg, "station_longitude_deg": nodes.longitude_deg}
 
     limits = np.array([(kernel.quantity(name).minimum, kernel.quantity(name).maximum) for name in QUANTITIES])
     is_possible = (value >= limits[quantity, 0]) & (value <= limits[quantity, 1])
@@ -157,22 +164,43 @@ def solve(
     is_stuck = stands_still(value=value, **own_past)
     is_off = leaves_its_neighbours(**own_past) | is_stuck
     # An error does not stand for its hour: what is impossible or off does not count when the rest is thinned.
+    clock_h = hour_of(window, age_of_window_h)
     is_repeated = np.zeros(rows.size, dtype=np.bool_)
     for number in range(len(QUANTITIES)):
         own = np.flatnonzero((quantity == number) & is_possible & ~is_off)
-        is_repeated[own] = repeated(age_h[own], station[own], kernel, hour_of(window, age_of_window_h))
+        is_repeated[own] = repeated(age_h[own], station[own], kernel, clock_h)
     is_thinned = (age_h > kernel.window.full_rate_h) & is_repeated
-    candidates = np.flatnonzero(~is_thinned & ~is_off)
-    flags, screened_weight = rust_core.screen_observations(
+    flag = np.select(
+        [is_stuck, is_off, ~is_possible, is_thinned],
+        ["stuck", "rate_check", "physical_limits", "thinned"],
+        ACCEPTED,
+    ).astype(object)
+    candidates = np.flatnonzero(flag == ACCEPTED)
+    entering = combine(
+        kernel,
+        stations,
+        nodes,
+        Rows(
+            station[candidates],
+            quantity[candidates],
+            time_h[candidates],
+            value[candidates],
+            innovation[candidates],
+            error[candidates],
+            amplitude[candidates],
+        ),
+        clock_h,
+    )
+    verdict, screened_weight = rust_core.screen_observations(
         terms,
         **network,
-        station=station[candidates],
-        quantity=quantity[candidates],
-        time_h=time_h[candidates],
-        value=value[candidates],
-        innovation=innovation[candidates],
-        obs_error=error[candidates],
-        amplitude=amplitude[candidates],
+        station=entering.node,
+        quantity=entering.quantity,
+        time_h=entering.time_h,
+        value=entering.value,
+        innovation=entering.innovation,
+        obs_error=entering.error,
+        amplitude=entering.amplitude,
         minimum=limits[:, 0].tolist(),
         maximum=limits[:, 1].tolist(),
         background_sd=kernel.quality.background_sd,
@@ -181,61 +209,88 @@ def solve(
         max_jitter=MAX_JITTER,
         n_threads=threads,
     )
-    flag = np.select([is_stuck, is_off], ["stuck", "rate_check"], "thinned").astype(object)
-    flag[candidates] = flags
+    is_member = entering.member >= 0
+    members, of_member = candidates[is_member], entering.member[is_member]
+    flag[candidates[~is_member]] = entering.flag[~is_member]
+    flag[members] = np.array(verdict, dtype=object)[of_member]
     weight = np.zeros(rows.size)
-    weight[candidates] = screened_weight
-    used = np.flatnonzero(flag == "accepted")
+    weight[members] = entering.weight[is_member] * screened_weight[of_member]
+    used = np.flatnonzero(flag == ACCEPTED)
     effective = np.full(rows.size, np.nan)
     effective[used] = error[used] / np.sqrt(weight[used])
+
+    # What enters, numbered anew; of each row used, which of them it is part of.
+    chosen_super = np.flatnonzero(np.array(verdict, dtype=object) == ACCEPTED)
+    super_of_row = np.full(rows.size, -1)
+    super_of_row[members] = np.searchsorted(chosen_super, of_member)
+    part_of = super_of_row[used]
+    entered_error = entering.error[chosen_super] / np.sqrt(screened_weight[chosen_super])
+    apart = np.zeros(rows.size)
+    apart[candidates] = entering.representativeness
 
     analysis = rust_core.Analysis(
         terms,
         **network,
-        station=station[used],
-        quantity=quantity[used],
-        time_h=time_h[used],
-        innovation=innovation[used],
-        obs_error=effective[used],
-        amplitude=amplitude[used],
+        station=entering.node[chosen_super],
+        quantity=entering.quantity[chosen_super],
+        time_h=entering.time_h[chosen_super],
+        innovation=entering.innovation[chosen_super],
+        obs_error=entered_error,
+        amplitude=entering.amplitude[chosen_super],
         max_jitter=MAX_JITTER,
         n_threads=threads,
     )
     fitted = np.full(rows.size, np.nan)
-    fitted[used] = transformed[used] - analysis.residual()
+    fitted[used] = prior[used] + (entering.innovation[chosen_super] - analysis.residual())[part_of]
     center = np.full(rows.size, np.nan)
     variance = np.full(rows.size, np.nan)
     # Rows that a check stopped are predicted too: their feedback shows by how much they are off.
     stopped = np.flatnonzero(np.isin(flag, STOPPED))
     analysed_variance = np.full(rows.size, np.nan)
+    node_of_row = nodes.of_station[station]
+    used_of_node = _by_number(node_of_row[used], len(nodes))
 
-    def background_without(number: int) -> Array:
-        return transform(lambda name: background_of(levels, name, held_out[number].ig12))
+    @cache
+    def without(ig12: float) -> tuple[Array, Array]:
+        """Background of the rows and innovations that enter, with the index of some stations held out."""
+        own_background = transform(lambda name: background_of(levels, name, ig12))
+        return own_background, entering.mean((transformed - own_background)[candidates])[chosen_super]
 
     held_out_innovation = []
-    for number in range(len(held_out)):
-        own_background = background_without(number)
-        own_innovation = (transformed - own_background)[used]
+    index_of_node = np.array([held_out[first].ig12 for first in nodes.first_station()])
+    for number, ig12 in enumerate(index_of_node):
+        own_background, own_innovation = without(ig12)
         held_out_innovation.append(own_innovation)
         held, residual, covariance = analysis.leave_station_out(number, own_innovation)
-        held_rows = used[held]
-        center[held_rows] = transformed[held_rows] - residual
+        position = np.full(chosen_super.size, -1)
+        position[held] = np.arange(held.size)
+        held_rows = used[used_of_node[number]]
+        at_held = position[part_of[used_of_node[number]]]
+        center[held_rows] = own_background[held_rows] + (own_innovation[held] - residual)[at_held]
         # The prediction is of a new observation with the nominal error, not with the one that control inflated.
-        variance[held_rows] = np.diag(covariance) - effective[held_rows] ** 2 + error[held_rows] ** 2
-        own = stopped[station[stopped] == number]
-        if own.size:
-            at = {"quantity": quantity[own], "time_h": time_h[own], "amplitude": amplitude[own]}
-            mean, sd = analysis.predict_station(
-                int(number), **at, is_held_out=True, innovation=own_innovation
-            )
-            center[own] = own_background[own] + mean
-            variance[own] = sd**2 + error[own] ** 2
-            mean, sd = analysis.predict_station(number, **at)
-            fitted[own] = prior[own] + mean
-            analysed_variance[own] = sd**2 + error[own] ** 2
+        field_variance = np.diag(covariance) - entered_error[held] ** 2
+        variance[held_rows] = field_variance[at_held] + apart[held_rows] + error[held_rows] ** 2
+
+    def at(chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        return node_of_row[chosen], quantity[chosen], time_h[chosen]
+
+    for ig12 in np.unique(index_of_node[node_of_row[stopped]]):
+        own = stopped[index_of_node[node_of_row[stopped]] == ig12]
+        own_background, own_innovation = without(ig12)
+        mean, sd = analysis.predict_sites(
+            *at(own), amplitude=amplitude[own], is_held_out=True, innovation=own_innovation
+        )
+        center[own] = own_background[own] + mean
+        variance[own] = sd**2 + error[own] ** 2
+    mean, sd = analysis.predict_sites(*at(stopped), amplitude=amplitude[stopped])
+    fitted[stopped] = prior[stopped] + mean
+    analysed_variance[stopped] = sd**2 + error[stopped] ** 2
     confidence_class = kernel.confidence.class_of(confidence)[rows]
     misfit = np.zeros(rows.size)
-    misfit[used] = innovation[used] * analysis.alpha()
+    # d_i (S^-1 d)_i of what entered, to each row by its share.
+    share = np.ones(rows.size)
+    share[members] = entering.share[is_member]
+    misfit[used] = (entering.innovation[chosen_super] * analysis.alpha())[part_of] * share[used]
 
     def of_quantity(number: int, name: str) -> Solved:
         own = quantity == number
@@ -266,31 +321,45 @@ def solve(
         return Solved(
             feedback=feedback,
             rows=rows[own],
-            is_scored=scored[rows[own]] & (flag[own] == "accepted"),
+            is_scored=scored[rows[own]] & (flag[own] == ACCEPTED),
             observed=value[own],
             held_out=prediction,
             analysed=Prediction(
                 fitted[own], np.sqrt(analysed_variance[own]), kernel.quantity(name).is_logarithmic
             ),
             # The expectation of d_i (S^-1 d)_i is 1 for every row, so the sum over one quantity's rows is its share.
-            chi2=float(misfit[own].sum()) / n_used if n_used else None,
+            chi2=float(misfit[own].sum()) / share[mine].sum() if n_used else None,
             obs_errors=diagnose(
                 transformed[mine] - fitted[mine], innovation[mine], effective[mine], confidence_class[mine]
             ),
         )
 
     degrees, gain = analysis.station_information()
+    # A node's information goes to its stations by the precision that they brought.
+    precision = np.bincount(station[used], weights=effective[used] ** -2.0, minlength=len(stations.sounder_id))
+    with np.errstate(invalid="ignore"):
+        part = precision / np.bincount(nodes.of_station, weights=precision)[nodes.of_station]
+    part = np.nan_to_num(part)
     return JointlySolved(
         analysis=analysis,
+        nodes=nodes,
         held_out_innovation=held_out_innovation,
+        n_analysed=chosen_super.size,
+        widening=entering.widening,
         of_quantity={name: of_quantity(number, name) for number, name in enumerate(QUANTITIES)},
         log_evidence=analysis.log_evidence,
         jitter=analysis.jitter,
         information={
             sounder_id: {
-                "degrees_of_freedom": float(degrees[number]),
-                "information_gain_nats": float(gain[number]),
+                "degrees_of_freedom": float(part[number] * degrees[nodes.of_station[number]]),
+                "information_gain_nats": float(part[number] * gain[nodes.of_station[number]]),
             }
             for number, sounder_id in enumerate(stations.sounder_id)
         },
     )
+
+
+def _by_number(numbers: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
+    """Where each of the numbers 0..n stands."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.searchsorted(numbers[order], np.arange(1, n)))

@@ -107,7 +107,7 @@ def run_cycle(
         f"{valid_at:%Y%m%dT%H%MZ}-{_digest(kernel.config_hash, inputs_hash, *grids, str(cycle_minutes))[:12]}"
     )
     identity = {"cycle_id": cycle_id, "valid_time": valid_at}
-    targets = targets_of(now.known, valid_at, scored_h)
+    targets = targets_of(now.known, valid_at, scored_h, kernel.scale.max_scored_stations)
     scores = [
         score(now, forecast_held_out(origin, targets, valid_at, kernel, background), lead_h)
         for lead_h, origin in estimates.items()
@@ -129,6 +129,13 @@ def run_cycle(
         "f107_sfu": f107_sfu,
         "n_observations": len(now.window),
         "n_stations": len(now.stations.sounder_id),
+        # How a large network was made to fit, `tasks.superobservations`: as many nodes as stations and no widening, it was not.
+        "scale": {
+            "n_nodes": len(now.nodes),
+            "spacing_km": now.nodes.spacing_km,
+            "widening": now.joint.widening,
+            "n_analysed": now.joint.n_analysed,
+        },
         "climatology_only": n_used == 0,
         "n_obs": {
             name: dict(sorted(Counter(part.feedback["qc_flag"]).items())) for name, part in solved.items()

@@ -17,6 +17,7 @@ from tasks.background import Background, SolarLevels
 from tasks.effective_index import ChosenIndex, IndexChooser
 from tasks.kernel_config import KernelConfig
 from tasks.misreadings import named
+from tasks.superobservations import Nodes, gather
 from tasks.window import Stations, known_rows, locate
 
 Array = NDArray[np.float64]
@@ -32,13 +33,15 @@ class View:
     window: pd.DataFrame
     """Rows of the analysis and the index: the newest of `known`."""
     stations: Stations
+    nodes: Nodes
+    """Where the analysis takes them to be."""
     station: NDArray[np.int64]
     """Station of each row of the window."""
     levels: SolarLevels
     age_h: Array
     chosen: ChosenIndex
     held_out: list[ChosenIndex]
-    """The index without each station."""
+    """The index without each station, or in a large network without some stations of which it is one."""
     f107_sfu: float | None
 
     def solve(self, kernel: KernelConfig, *, scored_h: float, threads: int) -> JointlySolved:
@@ -56,6 +59,7 @@ class View:
             kernel,
             self.window,
             self.stations,
+            self.nodes,
             self.station,
             self.levels,
             self.age_h,
@@ -94,13 +98,16 @@ def look(
         drop=True
     )
     stations, station = locate(window, background, valid_at.year)
+    nodes = gather(stations, kernel.scale.max_nodes)
     latitude, longitude = stations.latitude_deg[station], stations.longitude_deg[station]
     levels = background.solar_levels(window["observed_at"], latitude, longitude)
     age_h = np.asarray((valid_at - window["observed_at"]).dt.total_seconds(), dtype=np.float64) / 3600.0
     index = IndexChooser(window, station, levels, age_h, kernel, f107_sfu)
-    chosen = index.choose(None)
-    held_out = [index.choose(excluded) for excluded in range(len(stations.sounder_id))]
-    return View(valid_at, known, window, stations, station, levels, age_h, chosen, held_out, f107_sfu)
+    chosen = index.choose()
+    folds = nodes.folds()
+    without = [index.choose(np.flatnonzero(folds == number)) for number in range(int(folds.max(initial=-1)) + 1)]
+    held_out = [without[number] for number in folds]
+    return View(valid_at, known, window, stations, nodes, station, levels, age_h, chosen, held_out, f107_sfu)
 
 
 def estimate(

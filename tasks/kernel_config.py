@@ -47,6 +47,16 @@ class EffectiveIndex(Section):
     default_ig12: float = Field(ge=-20, le=200)
 
 
+class Scale(Section):
+    """From what size on an analysis takes observations together; see `tasks.superobservations`."""
+
+    max_nodes: int = Field(ge=1)
+    max_observations: int = Field(ge=1)
+    """That one factorisation takes."""
+    max_scored_stations: int = Field(ge=1)
+    """Of one cycle; a larger network takes its turns."""
+
+
 class PerQuantity(Section):
     """One number for every quantity, in the unit of its innovations (ln for logarithmic ones)."""
 
@@ -176,6 +186,7 @@ class KernelConfig(Section):
     """Everything that decides an analysis beside its observations."""
 
     window: Window
+    scale: Scale
     effective_index: EffectiveIndex
     quality: Quality
     confidence: Confidence

@@ -93,7 +93,11 @@ class Kc2gKernel:
             rows.append(own)
             weights.append(weight)
         self._members = np.array(members, dtype=np.int64)
-        self._rows, self._weights = rows, weights
+        # Station by station in one row, each from its beginning on.
+        self._rows = np.concatenate([*rows, np.zeros(0, dtype=np.int64)])
+        self._weights = np.concatenate([*weights, np.zeros(0)])
+        self._counts = np.array([own.size for own in rows], dtype=np.int64)
+        self._begins = np.cumsum(self._counts) - self._counts
         phi, lam = np.radians(latitude_deg), np.radians(longitude_deg)
         self._place = np.column_stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
         self._noise = np.array(kriged_noise)
@@ -111,10 +115,9 @@ class Kc2gKernel:
         """
         if self._members.size == 0:
             return 0.0, float(np.hypot(MATERN52_SD, GAUSSIAN_SD))
-        predicted = np.empty(self._members.size)
-        for number, (own, weight) in enumerate(zip(self._rows, self._weights, strict=True)):
-            mean = departure[own].mean()
-            predicted[number] = mean + weight @ (departure[own] - mean)
+        own = departure[self._rows]
+        mean = np.add.reduceat(own, self._begins) / self._counts
+        predicted = mean + np.add.reduceat(self._weights * (own - np.repeat(mean, self._counts)), self._begins)
         at = np.flatnonzero(self._members == excluded)
         if at.size:
             # Leave-one-out from the inverse of the whole (Rasmussen and Williams 2006, equations 5.12).

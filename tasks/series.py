@@ -264,7 +264,7 @@ def run_piece(
         )
         if valid_at in scored_at:
             identity = {"cycle_id": f"{valid_at:%Y%m%dT%H%MZ}", "valid_time": valid_at}
-            targets = targets_of(made.known, valid_at, scored_h)
+            targets = targets_of(made.known, valid_at, scored_h, kernel.scale.max_scored_stations)
             forecasts = {0.0: forecast_held_out(made, targets, valid_at, kernel, background)}
             forecasts |= {lead_h: waiting.pop((valid_at, lead_h)) for lead_h in ahead}
             verification += [

@@ -68,10 +68,19 @@ class Forecast:
     distance_to_nearest_km: Array
 
 
-def targets_of(known: pd.DataFrame, valid_at: pd.Timestamp, scored_h: float) -> pd.DataFrame:
-    """The rows of a cycle that may be scored: observed less than `scored_h` hours before its valid time."""
-    newest = known["observed_at"] > valid_at - pd.Timedelta(hours=scored_h)
-    return known[newest].reset_index(drop=True)
+def targets_of(
+    known: pd.DataFrame, valid_at: pd.Timestamp, scored_h: float, max_stations: int
+) -> pd.DataFrame:
+    """The rows of a cycle that may be scored: observed less than `scored_h` hours before its valid time.
+
+    Where more than `max_stations` report, they take turns from cycle to cycle.
+    """
+    newest = known[known["observed_at"] > valid_at - pd.Timedelta(hours=scored_h)]
+    sounders = np.sort(newest["sounder_id"].unique())
+    n_turns = max(1, -(-sounders.size // max_stations))
+    turn = int(valid_at.timestamp() / 3600.0 / scored_h)
+    due = sounders[np.arange(sounders.size) % n_turns == turn % n_turns]
+    return newest[newest["sounder_id"].isin(due)].reset_index(drop=True)
 
 
 def forecast_held_out(
@@ -149,26 +158,32 @@ def _forecast_quantity(
 
     center, spread, kept_center, distance = (np.full(at.size, np.nan) for _ in range(4))
     iri_index, kc2g_center, kc2g_spread = (np.full(at.size, np.nan) for _ in range(3))
-    for number in np.unique(station):
-        own = np.flatnonzero(station == number)
-        iri_index[own] = background_of(levels, name, origin.held_out[number].ig12)[at[own]]
+    nodes, number_of_quantity = origin.nodes.of_station, QUANTITIES.index(name)
+    index_without = np.array([index.ig12 for index in origin.held_out])[station]
+    for ig12 in np.unique(index_without):
+        own = np.flatnonzero(index_without == ig12)
+        iri_index[own] = background_of(levels, name, ig12)[at[own]]
         prior = forward(iri_index[own], quantity)
-        # The last time asked for is the estimate's own: a forecast by persistence keeps its departure.
-        increment, sd = origin.joint.analysis.predict_station(
-            int(number),
-            np.full(own.size + 1, QUANTITIES.index(name)),
-            np.append(time_h[own], 0.0),
-            amplitude=np.append(amplitude[at[own]], amplitude_now[number]),
+        node = nodes[station[own]]
+        # Asked for at the time of the estimate too: a forecast by persistence keeps its departure.
+        increment, sd = origin.joint.analysis.predict_sites(
+            np.tile(node, 2),
+            np.full(2 * own.size, number_of_quantity),
+            np.append(time_h[own], np.zeros(own.size)),
+            amplitude=np.append(amplitude[at[own]], amplitude_now[station[own]]),
             is_held_out=True,
-            innovation=origin.joint.held_out_innovation[number],
+            innovation=origin.joint.held_out_innovation[int(node[0])],
         )
-        center[own], spread[own] = prior + increment[:-1], np.hypot(sd[:-1], error[own])
-        kept_center[own] = prior + increment[-1]
-        without_station = background_of(origin.levels, name, origin.held_out[number].ig12)[history]
-        departure, departure_sd = peer.predict(int(number), np.log(past) - np.log(without_station))
-        kc2g_center[own] = np.log(iri_index[own]) + departure
-        kc2g_spread[own] = np.hypot(departure_sd, relative_error[own])
-        distance[own] = origin.stations.distance_km(number, reporting[reporting != number])
+        center[own], spread[own] = prior + increment[: own.size], np.hypot(sd[: own.size], error[own])
+        kept_center[own] = prior + increment[own.size :]
+        departure_of_history = np.log(past) - np.log(background_of(origin.levels, name, ig12)[history])
+        for number in np.unique(station[own]):
+            mine = own[station[own] == number]
+            departure, departure_sd = peer.predict(int(number), departure_of_history)
+            kc2g_center[mine] = np.log(iri_index[mine]) + departure
+            kc2g_spread[mine] = np.hypot(departure_sd, relative_error[mine])
+            others = reporting[nodes[reporting] != nodes[number]]
+            distance[mine] = origin.stations.distance_km(int(number), others)
     iri_f107 = None if origin.f107_sfu is None else background_of(levels, name, f107_to_ig12(origin.f107_sfu))
     return Forecast(
         sounder_id=targets["sounder_id"].to_numpy(dtype=object)[at],

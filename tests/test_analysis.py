@@ -77,7 +77,7 @@ def test_a_forecast_matches_the_oracle_and_relaxes_to_the_prior() -> None:
     np.testing.assert_allclose(sd.ravel() ** 2, prior, rtol=1e-12)
 
 
-def test_predict_station_evidence_and_residual_match_the_oracle() -> None:
+def test_predict_sites_evidence_and_residual_match_the_oracle() -> None:
     p = problem()
     n = 6
     target = Places(
@@ -97,8 +97,8 @@ def test_predict_station_evidence_and_residual_match_the_oracle() -> None:
         p.error,
     )
     analysis = p.solve()
-    ours_mean, ours_sd = analysis.predict_station(
-        3, target.quantity, target.time_h, amplitude=target.amplitude
+    ours_mean, ours_sd = analysis.predict_sites(
+        target.station, target.quantity, target.time_h, amplitude=target.amplitude
     )
     np.testing.assert_allclose(ours_mean, mean, atol=1e-9)
     np.testing.assert_allclose(ours_sd**2, np.diag(cov), atol=1e-9)
@@ -120,7 +120,7 @@ def test_leave_one_out_equals_refits(terms: list[Term]) -> None:
     residual, variance = p.solve(terms).leave_one_out()
     for i in range(p.innovation.size):
         refit = p.keep(np.arange(p.innovation.size) != i).solve(terms)
-        mean, sd = p.predict_station(refit, np.array([i]))
+        mean, sd = p.predict_sites(refit, np.array([i]))
         assert residual[i] == pytest.approx(p.innovation[i] - mean[0], abs=1e-8)
         assert variance[i] == pytest.approx(sd[0] ** 2 + p.error[i] ** 2, abs=1e-8)
 
@@ -134,10 +134,10 @@ def test_leave_station_out_equals_refits_with_the_station_specific_innovation(te
         rows, residual, cov = analysis.leave_station_out(station, own)
         np.testing.assert_array_equal(rows, np.flatnonzero(p.station == station))
         refit = replace(p, innovation=own).keep(p.station != station).solve(terms)
-        mean, sd = p.predict_station(refit, rows)
+        mean, sd = p.predict_sites(refit, rows)
         np.testing.assert_allclose(residual, own[rows] - mean, atol=1e-8)
         np.testing.assert_allclose(np.diag(cov), sd**2 + p.error[rows] ** 2, atol=1e-8)
-        held = p.predict_station(analysis, rows, is_held_out=True, innovation=own)
+        held = p.predict_sites(analysis, rows, is_held_out=True, innovation=own)
         np.testing.assert_allclose(held[0], mean, atol=1e-8)
         np.testing.assert_allclose(held[1], sd, atol=1e-8)
 
@@ -402,9 +402,9 @@ def test_faulty_points_are_named() -> None:
     with pytest.raises(ValueError, match=r"pairs must name quantities in 0..3, got \(0, 3\)"):
         analysis.predict_pairs(here, here, 0.0, [(0, 3)])
     with pytest.raises(ValueError, match=r"quantity must lie in 0\.\.3, got 5"):
-        analysis.predict_station(0, np.array([5]), np.zeros(1))
+        analysis.predict_sites(np.array([0]), np.array([5]), np.zeros(1))
     with pytest.raises(ValueError, match="quantity must have the length of time_h, 1, got 2"):
-        analysis.predict_station(0, np.array([0, 0]), np.zeros(1))
+        analysis.predict_sites(np.array([0]), np.array([0, 0]), np.zeros(1))
 
 
 # --- quality control ----------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
 //! `S = H B H' + R = L L'`, `C = S^-1`, `alpha = C d`; mean `b(x)' alpha`, variance `B(x,x) - |L^-1 b(x)|^2`.
 //! Rasmussen and Williams (2006), algorithm 2.1; leave-out formulas from their section 5.4.2, by blocks.
 
+use std::collections::BTreeMap;
+
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -12,11 +14,15 @@ use crate::arguments::thread_pool;
 use crate::covariance::Term;
 use crate::error::{KernelError, Result};
 use crate::interrupt::Interrupt;
-use crate::linalg::{BlockCholesky, Cholesky, Matrix, dot};
+use crate::linalg::{BlockCholesky, Cholesky, Matrix, dot, interpolation};
 use crate::network::{Network, Rows, Site, check_finite, check_length, check_places, invalid};
 
 /// Grid points that one thread works on at a time: fixed, because the blocking decides the rounding.
 const BLOCK_POINTS: usize = 256;
+/// A Gaussian field over this many stations is known from fewer of them.
+const FEWEST_TO_REDUCE: usize = 200;
+/// Share of the variance at any station that the others may leave open: what is mapped differs by its square root at most.
+const SPATIAL_TOLERANCE: f64 = 1e-12;
 
 /// The solved analysis; every question to it is answered from one factorisation.
 pub struct Analysis {
@@ -85,18 +91,76 @@ pub struct HeldOut {
     pub covariance: Matrix,
 }
 
-/// The rows, compressed to what a field at one time needs of them: one node per term and station.
+/// The rows, compressed to what a field at one time needs of them: nodes of a family of terms, at most one per station.
 ///
 /// Stations stay where they are and terms are separable, so the covariance of quantity p at a point with the rows is
 /// `b_p(x) = T_p u_p(x)`: `u_p` (nodes,) has the spatial correlations with the stations times the amplitude at x,
-/// `T_p` (m, nodes) the rest, the coregionalisation and the correlation in time.
+/// `T_p` (m, nodes) the rest, the coregionalisation and the correlation in time. Terms that differ in time only are one
+/// family: they share `u_p`.
 pub(crate) struct Compression {
-    /// Term and station of every node that has a row.
+    /// A term of the family, and the station, of every node.
     pub nodes: Vec<(usize, usize)>,
     /// Per quantity, the nodes that say something about it.
     pub of_quantity: Vec<Vec<usize>>,
     /// Per quantity, `T_p`.
     pub temporal: Vec<Matrix>,
+}
+
+/// Terms with the same `u_p`.
+struct Family {
+    terms: Vec<usize>,
+    /// Stations that are its nodes.
+    nodes: Vec<usize>,
+    /// Where fewer stations than have rows are nodes: the weights (stations, nodes) that give the others.
+    weights: Option<Matrix>,
+}
+
+impl Family {
+    fn new(network: &Network, terms: Vec<usize>, stations: &[usize]) -> Self {
+        let shape = network.terms()[terms[0]].shape();
+        if shape.is_gaussian() && stations.len() >= FEWEST_TO_REDUCE {
+            let places = network.places(terms[0]);
+            let (pivots, weights) = interpolation(stations.len(), SPATIAL_TOLERANCE, |a, b| {
+                shape.spatial_correlation(&places[stations[a]], &places[stations[b]])
+            });
+            if 2 * pivots.len() < stations.len() {
+                let mut of_station = Matrix::zeros(network.n_stations(), pivots.len());
+                for (row, &station) in stations.iter().enumerate() {
+                    for k in 0..pivots.len() {
+                        of_station.set(station, k, weights.get(row, k));
+                    }
+                }
+                return Self {
+                    terms,
+                    nodes: pivots.into_iter().map(|row| stations[row]).collect(),
+                    weights: Some(of_station),
+                };
+            }
+        }
+        Self {
+            terms,
+            nodes: stations.to_vec(),
+            weights: None,
+        }
+    }
+
+    fn of(network: &Network, stations: &[usize]) -> Vec<Self> {
+        let terms = network.terms();
+        let mut members: Vec<Vec<usize>> = Vec::new();
+        for c in (0..terms.len()).filter(|&c| terms[c].is_mapped()) {
+            match members
+                .iter_mut()
+                .find(|of_one| terms[of_one[0]].varies_in_space_as(&terms[c]))
+            {
+                Some(of_one) => of_one.push(c),
+                None => members.push(vec![c]),
+            }
+        }
+        members
+            .into_iter()
+            .map(|of_one| Self::new(network, of_one, stations))
+            .collect()
+    }
 }
 
 impl Compression {
@@ -106,19 +170,53 @@ impl Compression {
         for (row, &station) in rows.station.iter().enumerate() {
             rows_of[station].push(row);
         }
-        let nodes: Vec<(usize, usize)> = (0..terms.len())
-            .filter(|&c| terms[c].is_mapped())
-            .flat_map(|c| (0..network.n_stations()).map(move |s| (c, s)))
-            .filter(|&(_, s)| !rows_of[s].is_empty())
+        let stations: Vec<usize> = (0..network.n_stations())
+            .filter(|&s| !rows_of[s].is_empty())
             .collect();
-        let of_quantity: Vec<Vec<usize>> = (0..network.n_quantities())
+        let families = Family::of(network, &stations);
+        // Covariance of quantity p with a row, but for the spatial correlation and the amplitude at the point.
+        let between = |family: &Family, p: usize, i: usize| {
+            family
+                .terms
+                .iter()
+                .map(|&c| {
+                    let scale = terms[c].between_quantities(p, rows.quantity[i]);
+                    if scale == 0.0 {
+                        return 0.0;
+                    }
+                    scale
+                        * terms[c].factor(rows.amplitude[i])
+                        * terms[c]
+                            .shape()
+                            .temporal_correlation(time_h - rows.time_h[i])
+                })
+                .sum::<f64>()
+        };
+        let is_linked = |family: &Family, p: usize, i: usize| {
+            family
+                .terms
+                .iter()
+                .any(|&c| terms[c].between_quantities(p, rows.quantity[i]) != 0.0)
+        };
+        let mut nodes = Vec::new();
+        let mut family_of = Vec::new();
+        for (f, family) in families.iter().enumerate() {
+            for (k, &s) in family.nodes.iter().enumerate() {
+                nodes.push((family.terms[0], s));
+                family_of.push((f, k));
+            }
+        }
+        let n_quantities = network.n_quantities();
+        let of_quantity: Vec<Vec<usize>> = (0..n_quantities)
             .map(|p| {
                 (0..nodes.len())
-                    .filter(|&k| {
-                        let (c, s) = nodes[k];
-                        rows_of[s]
-                            .iter()
-                            .any(|&i| terms[c].between_quantities(p, rows.quantity[i]) != 0.0)
+                    .filter(|&node| {
+                        let family = &families[family_of[node].0];
+                        let any = |rows: &[usize]| rows.iter().any(|&i| is_linked(family, p, i));
+                        match family.weights {
+                            None => any(&rows_of[nodes[node].1]),
+                            Some(_) => rows_of.iter().any(|rows| any(rows)),
+                        }
                     })
                     .collect()
             })
@@ -127,15 +225,22 @@ impl Compression {
             .iter()
             .enumerate()
             .map(|(p, chosen)| {
-                Matrix::from_columns(rows.len(), chosen.len(), |k, column| {
-                    let (c, s) = nodes[chosen[k]];
-                    let term = &terms[c];
-                    for &i in &rows_of[s] {
-                        let scale = term.between_quantities(p, rows.quantity[i]);
-                        if scale != 0.0 {
-                            column[i] = scale
-                                * term.factor(rows.amplitude[i])
-                                * term.shape().temporal_correlation(time_h - rows.time_h[i]);
+                let scales: Vec<Vec<f64>> = families
+                    .iter()
+                    .map(|family| (0..rows.len()).map(|i| between(family, p, i)).collect())
+                    .collect();
+                Matrix::from_columns(rows.len(), chosen.len(), |column_number, column| {
+                    let (f, k) = family_of[chosen[column_number]];
+                    match &families[f].weights {
+                        None => {
+                            for &i in &rows_of[nodes[chosen[column_number]].1] {
+                                column[i] = scales[f][i];
+                            }
+                        }
+                        Some(weights) => {
+                            for (i, element) in column.iter_mut().enumerate() {
+                                *element = scales[f][i] * weights.get(rows.station[i], k);
+                            }
                         }
                     }
                 })
@@ -409,13 +514,12 @@ impl Analysis {
         })
     }
 
-    /// Mean and standard deviation of what a station would report without error, all terms, shape (n,).
+    /// Mean and standard deviation of what stations would report without error, all terms, shape (n,).
     ///
-    /// `sites` are of one station. With `is_held_out` the station's own rows are left out of the prediction;
-    /// `innovation` replaces the rows' innovations, as when the background itself is made without the station.
-    pub fn predict_station(
+    /// With `is_held_out` each station's own rows are left out of its prediction; `innovation` replaces the rows'
+    /// innovations, as when the background itself is made without some stations.
+    pub fn predict_sites(
         &self,
-        station: usize,
         sites: &[Site],
         is_held_out: bool,
         innovation: Option<&[f64]>,
@@ -430,55 +534,54 @@ impl Analysis {
                     site.quantity
                 )));
             }
+            self.check_station(site.station)?;
         }
-        let mut alpha = self.alpha_of(innovation)?;
-        let held = self.rows_of(station)?;
-        let held_factor = if is_held_out && !held.is_empty() {
-            let factor = self.held_factor(&held)?;
-            // alpha without the station: alpha - C_:I C_II^-1 alpha_I, zero on the station's rows.
-            let held_alpha: Vec<f64> = held.iter().map(|&i| alpha[i]).collect();
-            let own = factor.inverse(&Interrupt::default())?;
-            let correction = own.times_vector(&held_alpha);
-            for (&row, &weight) in held.iter().zip(&correction) {
-                for (value, &element) in alpha.iter_mut().zip(self.precision.column(row)) {
-                    *value -= weight * element;
-                }
-            }
-            Some(factor)
-        } else {
-            None
-        };
+        let alpha = self.alpha_of(innovation)?;
         let mut cross = self
             .pool
             .install(|| self.network.cross_covariance(&self.rows, sites));
-        if held_factor.is_some() {
-            for j in 0..cross.n_columns() {
-                for &row in &held {
+        // Of every station asked for: its rows, and what they would add.
+        let mut held: BTreeMap<usize, (Vec<usize>, Cholesky, Vec<f64>)> = BTreeMap::new();
+        if is_held_out {
+            for site in sites {
+                if held.contains_key(&site.station) {
+                    continue;
+                }
+                let rows = self.rows_of(site.station)?;
+                let factor = self.held_factor(&rows)?;
+                let own: Vec<f64> = rows.iter().map(|&i| alpha[i]).collect();
+                let correction = factor.inverse(&Interrupt::default())?.times_vector(&own);
+                held.insert(site.station, (rows, factor, correction));
+            }
+            for (j, site) in sites.iter().enumerate() {
+                for &row in &held[&site.station].0 {
                     cross.set(row, j, 0.0);
                 }
             }
         }
-        let mean = (0..sites.len())
-            .map(|j| dot(cross.column(j), &alpha))
-            .collect();
         let whitened = self.pool.install(|| self.factor.solve_lower(cross.clone()));
-        let sd = sites
+        let (mean, sd) = sites
             .iter()
             .enumerate()
             .map(|(j, site)| {
+                let column = cross.column(j);
+                let mut mean = dot(column, &alpha);
                 let mut explained = dot(whitened.column(j), whitened.column(j));
-                if let Some(factor) = &held_factor {
-                    let mut own = Matrix::zeros(held.len(), 1);
-                    for (k, &row) in held.iter().enumerate() {
-                        own.set(k, 0, dot(self.precision.column(row), cross.column(j)));
-                    }
+                if let Some((rows, factor, correction)) = held.get(&site.station) {
+                    // alpha without the station: alpha - C_:I C_II^-1 alpha_I, zero on the station's rows.
+                    let own = Matrix::from_columns(rows.len(), 1, |_, values| {
+                        for (value, &row) in values.iter_mut().zip(rows) {
+                            *value = dot(self.precision.column(row), column);
+                        }
+                    });
+                    mean -= dot(own.column(0), correction);
                     let own = factor.solve_lower(own);
                     explained -= dot(own.column(0), own.column(0));
                 }
                 let prior = self.network.prior_variance(site.quantity, site.amplitude);
-                (prior - explained).max(0.0).sqrt()
+                (mean, (prior - explained).max(0.0).sqrt())
             })
-            .collect();
+            .unzip();
         Ok(Estimate {
             mean,
             sd,
@@ -556,13 +659,18 @@ impl Analysis {
         }
     }
 
-    pub(crate) fn rows_of(&self, station: usize) -> Result<Vec<usize>> {
+    fn check_station(&self, station: usize) -> Result<()> {
         if station >= self.network.n_stations() {
             return Err(invalid(format!(
                 "station must lie in 0..{}, got {station}",
                 self.network.n_stations()
             )));
         }
+        Ok(())
+    }
+
+    pub(crate) fn rows_of(&self, station: usize) -> Result<Vec<usize>> {
+        self.check_station(station)?;
         Ok((0..self.n_obs())
             .filter(|&i| self.rows.station[i] == station)
             .collect())

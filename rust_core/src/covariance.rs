@@ -130,6 +130,10 @@ impl Shape {
         })
     }
 
+    pub(crate) fn is_gaussian(&self) -> bool {
+        self.spatial == Spatial::Gaussian
+    }
+
     /// The place in the metric of this term.
     pub fn embed(&self, latitude_deg: f64, longitude_deg: f64) -> Embedded {
         let (sin_latitude, cos_latitude) = latitude_deg.to_radians().sin_cos();
@@ -299,6 +303,15 @@ impl Term {
     /// The factor that an amplitude gives to this term.
     pub fn factor(&self, amplitude: f64) -> f64 {
         if self.is_modulated { amplitude } else { 1.0 }
+    }
+
+    /// Whether two terms differ in time and between quantities only.
+    pub(crate) fn varies_in_space_as(&self, other: &Self) -> bool {
+        let (a, b) = (self.shape(), other.shape());
+        self.is_modulated == other.is_modulated
+            && a.spatial == b.spatial
+            && a.zonal_km == b.zonal_km
+            && a.meridional_km == b.meridional_km
     }
 
     /// Whether the term is a field, known away from stations too.

@@ -282,6 +282,57 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
+/// Which of `n` values of a field of unit variance tell the others, and the weights (n, chosen) that do so.
+///
+/// Pivoted Cholesky factorisation (Harbrecht, Peters and Schneider 2012, algorithm 1): the value that is least known is
+/// chosen next, until no variance above `tolerance` is left.
+pub fn interpolation(
+    n: usize,
+    tolerance: f64,
+    correlation: impl Fn(usize, usize) -> f64,
+) -> (Vec<usize>, Matrix) {
+    let mut left = vec![1.0_f64; n];
+    let mut chosen: Vec<usize> = Vec::new();
+    let mut columns: Vec<Vec<f64>> = Vec::new();
+    while let Some((pivot, variance)) = left
+        .iter()
+        .copied()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+        .filter(|(_, variance)| *variance > tolerance)
+    {
+        let root = variance.sqrt();
+        let mut column: Vec<f64> = (0..n)
+            .map(|i| {
+                let known: f64 = columns.iter().map(|other| other[i] * other[pivot]).sum();
+                (correlation(i, pivot) - known) / root
+            })
+            .collect();
+        for &earlier in &chosen {
+            column[earlier] = 0.0;
+        }
+        column[pivot] = root;
+        for (variance, element) in left.iter_mut().zip(&column) {
+            *variance -= element * element;
+        }
+        left[pivot] = 0.0;
+        chosen.push(pivot);
+        columns.push(column);
+    }
+    // weights = K_SP K_PP^-1 = L_S L_P^-1, L_P lower triangular: L_P' w = l_s for each value s.
+    let rank = chosen.len();
+    let mut weights = Matrix::zeros(n, rank);
+    for s in 0..n {
+        for k in (0..rank).rev() {
+            let later: f64 = (k + 1..rank)
+                .map(|q| columns[k][chosen[q]] * weights.get(s, q))
+                .sum();
+            weights.set(s, k, (columns[k][s] - later) / columns[k][chosen[k]]);
+        }
+    }
+    (chosen, weights)
+}
+
 /// Lower factor of a symmetric positive definite matrix, `A = L L'`.
 #[derive(Clone, Debug)]
 pub struct Cholesky {
@@ -456,6 +507,9 @@ impl BlockCholesky {
                     *element = right.get(row, j);
                 }
             });
+            if part.data.iter().all(|element| *element == 0.0) {
+                continue;
+            }
             let part = factor.solve_lower(part);
             for j in 0..part.n_columns {
                 let column = solution.column_mut(j);

@@ -475,6 +475,41 @@ impl PyTerm {
         Ok(Self { term, parameters })
     }
 
+    #[pyo3(signature = (latitude_deg, longitude_deg, other_latitude_deg, other_longitude_deg, lag_h))]
+    fn correlation<'py>(
+        &self,
+        py: Python<'py>,
+        latitude_deg: Floats<'_>,
+        longitude_deg: Floats<'_>,
+        other_latitude_deg: Floats<'_>,
+        other_longitude_deg: Floats<'_>,
+        lag_h: Floats<'_>,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let columns = [
+            latitude_deg,
+            longitude_deg,
+            other_latitude_deg,
+            other_longitude_deg,
+            lag_h,
+        ]
+        .map(|column| floats(&column));
+        let n = columns[0].len();
+        if columns.iter().any(|column| column.len() != n) {
+            return Err(PyValueError::new_err("all arguments must have one length"));
+        }
+        let shape = self.term.shape();
+        let values = (0..n)
+            .map(|i| {
+                let (here, there) = (
+                    shape.embed(columns[0][i], columns[1][i]),
+                    shape.embed(columns[2][i], columns[3][i]),
+                );
+                shape.spatial_correlation(&here, &there) * shape.temporal_correlation(columns[4][i])
+            })
+            .collect();
+        Ok(PyArray1::from_vec(py, values))
+    }
+
     fn __repr__(&self) -> String {
         format!("CovarianceTerm({})", self.parameters)
     }
@@ -619,23 +654,28 @@ impl PyAnalysis {
     }
 
     #[pyo3(signature = (station, quantity, time_h, *, amplitude=None, is_held_out=false, innovation=None))]
-    #[allow(clippy::type_complexity, clippy::too_many_arguments)]
-    fn predict_station<'py>(
+    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
+    fn predict_sites<'py>(
         &self,
         py: Python<'py>,
-        station: usize,
+        station: PyReadonlyArray1<'py, i64>,
         quantity: PyReadonlyArray1<'py, i64>,
         time_h: Floats<'py>,
         amplitude: Option<Floats<'py>>,
         is_held_out: bool,
         innovation: Option<Floats<'py>>,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
+        let station = indices("station", &station)?;
         let quantity = indices("quantity", &quantity)?;
         let time_h = floats(&time_h);
         let amplitude = amplitude
             .as_ref()
             .map_or_else(|| vec![1.0; time_h.len()], floats);
-        for (name, length) in [("quantity", quantity.len()), ("amplitude", amplitude.len())] {
+        for (name, length) in [
+            ("station", station.len()),
+            ("quantity", quantity.len()),
+            ("amplitude", amplitude.len()),
+        ] {
             if length != time_h.len() {
                 return Err(PyValueError::new_err(format!(
                     "{name} must have the length of time_h, {}, got {length}",
@@ -645,7 +685,7 @@ impl PyAnalysis {
         }
         let sites: Vec<Site> = (0..time_h.len())
             .map(|i| Site {
-                station,
+                station: station[i],
                 quantity: quantity[i],
                 time_h: time_h[i],
                 amplitude: amplitude[i],
@@ -654,7 +694,7 @@ impl PyAnalysis {
         let innovation = innovation.as_ref().map(floats);
         let estimate = py.detach(|| {
             self.analysis
-                .predict_station(station, &sites, is_held_out, innovation.as_deref())
+                .predict_sites(&sites, is_held_out, innovation.as_deref())
         })?;
         Ok((estimate.mean.into_pyarray(py), estimate.sd.into_pyarray(py)))
     }

@@ -16,6 +16,8 @@ use crate::network::{Network, Rows, check_length, invalid};
 
 /// Sweeps of the robust weights: they settle to 1 % within three.
 const WEIGHT_SWEEPS: usize = 3;
+/// One in this many rows: more rank-one changes, each passing once over C on one core, cost more than a factorisation.
+const CHEAPER_ANEW: usize = 8;
 
 /// Why an observation was stopped, or that it was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +160,8 @@ fn judge(
     threads: usize,
     interrupt: &Interrupt,
 ) -> Result<Vec<Option<f64>>> {
-    let precision = thread_pool(threads)?.install(|| {
+    let pool = thread_pool(threads)?;
+    let precision = pool.install(|| {
         rows.factorize(network, thresholds.max_jitter, interrupt)
             .and_then(|(factor, _)| factor.inverse(interrupt))
     })?;
@@ -184,7 +187,7 @@ fn judge(
         }
     }
 
-    for _ in 0..WEIGHT_SWEEPS {
+    for sweep in 0..WEIGHT_SWEEPS {
         let changes: Vec<(usize, f64, f64)> = (0..rows.len())
             .filter_map(|k| weight[k].map(|old| (k, old)))
             .filter_map(|(k, old)| {
@@ -201,12 +204,54 @@ fn judge(
                 (new != old).then_some((k, old, new))
             })
             .collect();
+        let is_anew = changes.len() * CHEAPER_ANEW > rows.len();
         for (k, old, new) in changes {
             interrupt.check()?;
-            let variance = rows.obs_error[k].powi(2);
-            judged.change_error(k, variance / new - variance / old);
+            if !is_anew {
+                let variance = rows.obs_error[k].powi(2);
+                judged.change_error(k, variance / new - variance / old);
+            }
             weight[k] = Some(new);
+        }
+        if is_anew && sweep + 1 < WEIGHT_SWEEPS {
+            judged = pool.install(|| {
+                judged_anew(network, &rows, &weight, thresholds.max_jitter, interrupt)
+            })?;
         }
     }
     Ok(weight)
+}
+
+/// As many rank-one changes give, by one factorisation.
+fn judged_anew(
+    network: &Network,
+    rows: &Rows,
+    weight: &[Option<f64>],
+    max_jitter: f64,
+    interrupt: &Interrupt,
+) -> Result<Judged> {
+    let kept: Vec<usize> = (0..rows.len()).filter(|&k| weight[k].is_some()).collect();
+    let mut weighted = rows.select(&kept);
+    for (error, &k) in weighted.obs_error.iter_mut().zip(&kept) {
+        *error /= weight[k].unwrap_or(1.0).sqrt();
+    }
+    let inverse = weighted
+        .factorize(network, max_jitter, interrupt)?
+        .0
+        .inverse(interrupt)?;
+    let mut judged = Judged {
+        precision: Matrix::zeros(rows.len(), rows.len()),
+        alpha: vec![0.0; rows.len()],
+    };
+    for ((j, &column), alpha) in kept
+        .iter()
+        .enumerate()
+        .zip(inverse.times_vector(&weighted.innovation))
+    {
+        judged.alpha[column] = alpha;
+        for (&row, &value) in kept.iter().zip(inverse.column(j)) {
+            judged.precision.column_mut(column)[row] = value;
+        }
+    }
+    Ok(judged)
 }

@@ -141,12 +141,12 @@ class Problem:
             self.amplitude,
         )
 
-    def predict_station(
+    def predict_sites(
         self, analysis: rust_core.Analysis, rows: NDArray[Any], **options: Any
     ) -> tuple[Array, Array]:
-        """Of the station of the rows, at the rows."""
-        return analysis.predict_station(
-            int(self.station[rows[0]]),
+        """Of the stations of the rows, at the rows."""
+        return analysis.predict_sites(
+            self.station[rows],
             self.quantity[rows],
             self.time_h[rows],
             amplitude=self.amplitude[rows],

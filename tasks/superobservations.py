@@ -1,0 +1,299 @@
+"""Many observations of one place and time taken as one, so that thousands of sounders can be analysed exactly.
+
+Stations of a large network are gathered at nodes, and what the stations of a node observe of one quantity within one
+interval becomes a superobservation: their mean by inverse error variance, at their mean time. Gaussian observations of the
+same value lose nothing by it. That they are not quite of the same value, because they lie some way apart in space and
+time, is counted as error, by the covariance itself. A network within the limits of the configuration is left as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from tasks.kernel_config import KernelConfig, Term
+from tasks.window import EARTH_RADIUS_KM, Stations
+
+Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+FINEST_SPACING_KM = 50.0
+COARSER = 2.0**0.25
+FULL_RATE_H = 0.25
+"""Interval of recent observations before any widening: the time between the ionograms of most sondes."""
+WIDEST = 64
+"""Sixteen hours of recent observations: nothing of the time of day is left."""
+MOST_FOLDS = 50
+ACCEPTED = "accepted"
+FEWEST_TO_JUDGE = 3
+"""Of two that disagree nobody knows which one is wrong: they stay apart, and the other nodes tell."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Where the analysis takes the stations to be."""
+
+    latitude_deg: Array
+    """Quasi-dipole coordinates (N,)."""
+    longitude_deg: Array
+    of_station: Numbers
+    """Node of each station (S,)."""
+    spacing_km: float
+    """Between the centres that the stations were gathered at; 0: every station is a node of its own."""
+
+    def __len__(self) -> int:
+        return self.latitude_deg.size
+
+    def first_station(self) -> Numbers:
+        """Of each node (N,)."""
+        return np.unique(self.of_station, return_index=True)[1].astype(np.int64)
+
+    def folds(self) -> Numbers:
+        """Which stations (S,) are held out of the effective index together: each by itself, or by a fiftieth of them.
+
+        The index of a large network does not feel one station, and finding it anew for each would take longest of all.
+        """
+        return self.of_station if len(self) <= MOST_FOLDS else self.of_station % MOST_FOLDS
+
+
+def gather(stations: Stations, max_nodes: int) -> Nodes:
+    """At most `max_nodes` nodes, as close together as that allows.
+
+    The stations go to the nearest centre of a Fibonacci lattice; a node lies at the mean of its stations.
+    """
+    n_stations = len(stations.sounder_id)
+    if n_stations <= max_nodes:
+        return Nodes(stations.qd_latitude_deg, stations.qd_longitude_deg, np.arange(n_stations), 0.0)
+    place = _unit_vectors(stations.qd_latitude_deg, stations.qd_longitude_deg)
+    spacing_km = FINEST_SPACING_KM
+    while True:
+        n_centres = int(np.ceil(4.0 * np.pi * (EARTH_RADIUS_KM / spacing_km) ** 2))
+        _, nearest = cKDTree(_fibonacci(n_centres)).query(place)
+        occupied, of_station = np.unique(nearest, return_inverse=True)
+        if occupied.size <= max_nodes:
+            break
+        spacing_km *= COARSER
+    mean = np.stack([np.bincount(of_station, weights=axis) for axis in place.T])
+    x, y, z = mean / np.linalg.norm(mean, axis=0)
+    return Nodes(
+        np.degrees(np.arcsin(np.clip(z, -1.0, 1.0))),
+        np.degrees(np.arctan2(y, x)),
+        of_station.astype(np.int64),
+        spacing_km,
+    )
+
+
+def _unit_vectors(latitude_deg: Array, longitude_deg: Array) -> Array:
+    phi, lam = np.radians(latitude_deg), np.radians(longitude_deg)
+    return np.column_stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
+
+
+def _fibonacci(n: int) -> Array:
+    """Points spread evenly on the unit sphere, shape (n, 3) (Gonzalez 2010, doi:10.1007/s11004-009-9257-x)."""
+    number = np.arange(n) + 0.5
+    longitude = np.pi * (1.0 + np.sqrt(5.0)) * number
+    z = 1.0 - 2.0 * number / n
+    radius = np.sqrt(1.0 - z**2)
+    return np.column_stack([radius * np.cos(longitude), radius * np.sin(longitude), z])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Observations that may enter an analysis; shapes (n,)."""
+
+    station: Numbers
+    quantity: Numbers
+    time_h: Array
+    value: Array
+    innovation: Array
+    error: Array
+    """In the unit of the innovations."""
+    amplitude: Array
+
+    def take(self, at: Numbers) -> Rows:
+        return Rows(**{name: values[at] for name, values in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Superobservations:
+    """What enters instead, shapes (M,), and which row went where, shapes (n,)."""
+
+    node: Numbers
+    quantity: Numbers
+    time_h: Array
+    value: Array
+    innovation: Array
+    error: Array
+    amplitude: Array
+    flag: NDArray[np.object_]
+    """Of each row: `accepted`, or the check that stopped it."""
+    member: Numbers
+    """The superobservation of each accepted row, -1 of the others."""
+    share: Array
+    """Weight of each row in its superobservation, 1 in all."""
+    weight: Array
+    """Robust weight of each row among its neighbours in the node, 0..1."""
+    representativeness: Array
+    """Variance of each row for not being where and when its superobservation is."""
+    widening: int
+    """By which the intervals of time were made longer; 0: every row is left by itself."""
+
+    def mean(self, values: Array) -> Array:
+        """Of values of the rows (n,), what the superobservations have, (M,)."""
+        if self.widening == 0:
+            return values
+        kept = self.member >= 0
+        return np.bincount(
+            self.member[kept], weights=(self.share * values)[kept], minlength=self.node.size
+        )
+
+
+def combine(
+    kernel: KernelConfig, stations: Stations, nodes: Nodes, rows: Rows, clock_h: float
+) -> Superobservations:
+    """The rows of each node, quantity and interval of time as one, where the limits of `kernel` ask for it.
+
+    Args:
+        rows: with possible values only.
+        clock_h: hours since 1970 at `time_h` 0, so that intervals follow the clock and not the cycle.
+    """
+    limit, n = kernel.scale.max_observations, rows.station.size
+    if nodes.spacing_km == 0 and _factorised(kernel, rows.quantity) <= limit:
+        return Superobservations(
+            nodes.of_station[rows.station],
+            *(rows.quantity, rows.time_h, rows.value, rows.innovation, rows.error, rows.amplitude),
+            flag=np.full(n, ACCEPTED, dtype=object),
+            member=np.arange(n),
+            share=np.ones(n),
+            weight=np.ones(n),
+            representativeness=np.zeros(n),
+            widening=0,
+        )
+    prior_variance = np.zeros(n)
+    for setting in kernel.terms:
+        prior_variance += _variance(setting, rows)
+    is_far = np.abs(rows.innovation) > kernel.quality.background_sd * np.sqrt(prior_variance + rows.error**2)
+    near = np.flatnonzero(~is_far)
+    widening = 1
+    while True:
+        groups = _groups(kernel, nodes, rows.take(near), clock_h, widening)
+        _, first = np.unique(groups, return_index=True)
+        if _factorised(kernel, rows.quantity[near][first]) <= limit or widening >= WIDEST:
+            break
+        widening *= 2
+    return _combined(kernel, stations, nodes, rows, near, groups, widening)
+
+
+def _factorised(kernel: KernelConfig, quantity: Numbers) -> int:
+    """Rows of the largest factorisation: quantities that nothing correlates are factorised apart."""
+    if any(term.correlation for term in kernel.terms):
+        return quantity.size
+    return int(np.bincount(quantity, minlength=1).max())
+
+
+def _groups(kernel: KernelConfig, nodes: Nodes, rows: Rows, clock_h: float, widening: int) -> Numbers:
+    """A number for each row, the same for rows of one node, quantity and interval."""
+    is_recent = -rows.time_h <= kernel.window.full_rate_h
+    width_h = np.where(is_recent, FULL_RATE_H, kernel.window.thinned_minutes / 60.0) * widening
+    interval = np.floor((clock_h + rows.time_h) / width_h + 1e-9)
+    keys = pd.DataFrame(
+        {
+            "node": nodes.of_station[rows.station],
+            "quantity": rows.quantity,
+            "recent": is_recent,
+            "interval": interval,
+        }
+    )
+    return keys.groupby(list(keys), sort=True).ngroup().to_numpy(dtype=np.int64)
+
+
+def _variance(setting: Term, rows: Rows) -> Array:
+    """Prior variance of a term at each row."""
+    sd = np.array(setting.sd.as_list())[rows.quantity]
+    return np.asarray((sd * (rows.amplitude if setting.is_modulated else 1.0)) ** 2)
+
+
+def _combined(
+    kernel: KernelConfig,
+    stations: Stations,
+    nodes: Nodes,
+    all_rows: Rows,
+    near: Numbers,
+    groups: Numbers,
+    widening: int,
+) -> Superobservations:
+    """`groups` of the rows `near`; the others failed the background check."""
+    rows = all_rows.take(near)
+    node = nodes.of_station[rows.station]
+    size = np.bincount(groups)
+    mean_time_h = (np.bincount(groups, weights=rows.time_h) / size)[groups]
+    apart = np.zeros(near.size)
+    for setting in kernel.terms:
+        if setting.spatial == "station":
+            continue
+        correlation = setting.build().correlation(
+            stations.qd_latitude_deg[rows.station],
+            stations.qd_longitude_deg[rows.station],
+            nodes.latitude_deg[node],
+            nodes.longitude_deg[node],
+            rows.time_h - mean_time_h,
+        )
+        apart += 2.0 * _variance(setting, rows) * (1.0 - correlation)
+    variance = rows.error**2 + apart
+
+    # Against the median of the group, which half of the group may be wrong without moving.
+    difference = np.abs(rows.innovation - _median(rows.innovation, groups)[groups])
+    score = difference / np.sqrt(variance)
+    is_judged = size[groups] >= FEWEST_TO_JUDGE
+    is_wrong = is_judged & (score > kernel.quality.buddy_sd)
+    full = kernel.quality.full_weight_sd
+    robust = np.where(is_judged, full / np.maximum(score, full), 1.0)
+    # The members of a pair lie on both sides of their median, each by half of what they differ by.
+    pair_sd = np.sqrt(np.bincount(groups, weights=variance))[groups]
+    is_torn = (size[groups] == 2) & (2.0 * difference > kernel.quality.buddy_sd * pair_sd)
+    groups = np.where(is_torn, size.size + np.arange(near.size), groups)
+
+    kept = np.flatnonzero(~is_wrong)
+    _, first, of_kept = np.unique(groups[kept], return_index=True, return_inverse=True)
+    precision = robust[kept] / variance[kept]
+    sums = np.bincount(of_kept, weights=precision, minlength=first.size)
+    share_of_kept = precision / sums[of_kept]
+
+    def mean(values: Array) -> Array:
+        return np.bincount(of_kept, weights=share_of_kept * values[kept], minlength=first.size)
+
+    n = all_rows.station.size
+    flag = np.full(n, "background_check", dtype=object)
+    flag[near] = np.where(is_wrong, "buddy_check", ACCEPTED)
+    member, share, weight, representativeness = np.full(n, -1), np.zeros(n), np.zeros(n), np.zeros(n)
+    member[near[kept]], share[near[kept]] = of_kept, share_of_kept
+    weight[near[kept]] = robust[kept]
+    representativeness[near] = apart
+    return Superobservations(
+        node=node[kept][first],
+        quantity=rows.quantity[kept][first],
+        time_h=mean(rows.time_h),
+        value=mean(rows.value),
+        innovation=mean(rows.innovation),
+        error=1.0 / np.sqrt(sums),
+        amplitude=mean(rows.amplitude),
+        flag=flag,
+        member=member,
+        share=share,
+        weight=weight,
+        representativeness=representativeness,
+        widening=widening,
+    )
+
+
+def _median(values: Array, groups: Numbers) -> Array:
+    """Of each group, numbered from 0."""
+    order = np.lexsort((values, groups))
+    sorted_values = values[order]
+    size = np.bincount(groups)
+    begin = np.cumsum(size) - size
+    return 0.5 * (sorted_values[begin + (size - 1) // 2] + sorted_values[begin + size // 2])
