@@ -336,7 +336,9 @@ def solve(
 
     degrees, gain = analysis.station_information()
     # A node's information goes to its stations by the precision that they brought.
-    precision = np.bincount(station[used], weights=effective[used] ** -2.0, minlength=len(stations.sounder_id))
+    precision = np.bincount(
+        station[used], weights=effective[used] ** -2.0, minlength=len(stations.sounder_id)
+    )
     with np.errstate(invalid="ignore"):
         part = precision / np.bincount(nodes.of_station, weights=precision)[nodes.of_station]
     part = np.nan_to_num(part)

@@ -105,7 +105,9 @@ def look(
     index = IndexChooser(window, station, levels, age_h, kernel, f107_sfu)
     chosen = index.choose()
     folds = nodes.folds()
-    without = [index.choose(np.flatnonzero(folds == number)) for number in range(int(folds.max(initial=-1)) + 1)]
+    without = [
+        index.choose(np.flatnonzero(folds == number)) for number in range(int(folds.max(initial=-1)) + 1)
+    ]
     held_out = [without[number] for number in folds]
     return View(valid_at, known, window, stations, nodes, station, levels, age_h, chosen, held_out, f107_sfu)
 

@@ -117,7 +117,9 @@ class Kc2gKernel:
             return 0.0, float(np.hypot(MATERN52_SD, GAUSSIAN_SD))
         own = departure[self._rows]
         mean = np.add.reduceat(own, self._begins) / self._counts
-        predicted = mean + np.add.reduceat(self._weights * (own - np.repeat(mean, self._counts)), self._begins)
+        predicted = mean + np.add.reduceat(
+            self._weights * (own - np.repeat(mean, self._counts)), self._begins
+        )
         at = np.flatnonzero(self._members == excluded)
         if at.size:
             # Leave-one-out from the inverse of the whole (Rasmussen and Williams 2006, equations 5.12).

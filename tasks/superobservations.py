@@ -147,9 +147,7 @@ class Superobservations:
         if self.widening == 0:
             return values
         kept = self.member >= 0
-        return np.bincount(
-            self.member[kept], weights=(self.share * values)[kept], minlength=self.node.size
-        )
+        return _total((self.share * values)[kept], self.member[kept], self.node.size)
 
 
 def combine(
@@ -208,7 +206,7 @@ def _groups(kernel: KernelConfig, nodes: Nodes, rows: Rows, clock_h: float, wide
             "interval": interval,
         }
     )
-    return keys.groupby(list(keys), sort=True).ngroup().to_numpy(dtype=np.int64)
+    return np.asarray(keys.groupby(list(keys), sort=True).ngroup(), dtype=np.int64)
 
 
 def _variance(setting: Term, rows: Rows) -> Array:
@@ -260,11 +258,11 @@ def _combined(
     kept = np.flatnonzero(~is_wrong)
     _, first, of_kept = np.unique(groups[kept], return_index=True, return_inverse=True)
     precision = robust[kept] / variance[kept]
-    sums = np.bincount(of_kept, weights=precision, minlength=first.size)
+    sums = _total(precision, of_kept, first.size)
     share_of_kept = precision / sums[of_kept]
 
     def mean(values: Array) -> Array:
-        return np.bincount(of_kept, weights=share_of_kept * values[kept], minlength=first.size)
+        return _total(share_of_kept * values[kept], of_kept, first.size)
 
     n = all_rows.station.size
     flag = np.full(n, "background_check", dtype=object)
@@ -290,10 +288,16 @@ def _combined(
     )
 
 
+def _total(values: Array, groups: Numbers, n: int) -> Array:
+    """Sum of each of `n` groups, numbered from 0."""
+    return np.asarray(np.bincount(groups, weights=values, minlength=n), dtype=np.float64)
+
+
 def _median(values: Array, groups: Numbers) -> Array:
     """Of each group, numbered from 0."""
     order = np.lexsort((values, groups))
     sorted_values = values[order]
     size = np.bincount(groups)
     begin = np.cumsum(size) - size
-    return 0.5 * (sorted_values[begin + (size - 1) // 2] + sorted_values[begin + size // 2])
+    middle = sorted_values[begin + (size - 1) // 2] + sorted_values[begin + size // 2]
+    return np.asarray(0.5 * middle, dtype=np.float64)

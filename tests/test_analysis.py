@@ -56,6 +56,28 @@ def test_predict_matches_the_oracle(n_obs: int, terms: list[Term]) -> None:
     assert plain[1].tobytes() == ours_sd.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("n_stations", "tolerance"), [(20, 1e-9), (260, 1e-6)]
+)  # a Gaussian field over many stations is known from fewer of them
+def test_terms_of_one_shape_in_space_are_mapped_together(n_stations: int, tolerance: float) -> None:
+    wide = Term("gaussian", "gaussian", (0.08, 0.12, 0.02), 24.0, 5000.0, 5000.0, is_modulated=True)
+    daily = Term("gaussian", "diurnal", (0.06, 0.05, 0.03), 480.0, 5000.0, 5000.0, 3.0, is_modulated=True)
+    still = Term("gaussian", "ou", (0.03, 0.02, 0.03), 8.0, 5000.0, 5000.0)
+    terms = [TERMS[0], wide, daily, still, TERMS[4]]
+    p = problem(19, n_stations=n_stations, n_obs=400)
+    latitude, longitude, amplitude, points = grid()
+    mean, cov = posterior(
+        covariance(terms, p.places, p.places, mapped_only=False),
+        covariance(terms, p.places, points, mapped_only=True),
+        covariance(terms, points, points, mapped_only=True),
+        p.innovation,
+        p.error,
+    )
+    ours_mean, ours_sd = p.solve(terms).predict(latitude, longitude, 0.5, amplitude=amplitude)
+    np.testing.assert_allclose(ours_mean.ravel(), mean, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(ours_sd.ravel() ** 2, np.diag(cov), rtol=0, atol=tolerance)
+
+
 def test_a_forecast_matches_the_oracle_and_relaxes_to_the_prior() -> None:
     p = problem(14)
     analysis = p.solve()
