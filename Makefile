@@ -66,7 +66,7 @@ format: setup  ## ruff and cargo fmt
 test-slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-faults: setup  ## kills, cuts and full disks, many times over; prints a table (budget: half an hour on 2 idle cores)
+faults: setup  ## kills, cuts and full disks, many times over; prints a table (50 minutes on 2 busy cores)
 	$(BIN)/python -m pytest tests/faults --faults-size long --timeout 3600
 
 SECONDS ?= 60
