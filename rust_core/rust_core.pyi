@@ -174,6 +174,26 @@ class Analysis:
 
         The covariance includes the observation errors; `innovation` (m,) replaces the innovations.
         """
+    def spread_evidence(
+        self,
+        stations: NDArray[np.int64],
+        *,
+        error: NDArray[np.float64],
+        recency: NDArray[np.float64],
+        largest_z2: float,
+        mean_z2: float,
+        excluded: int | None = None,
+        innovation: NDArray[np.float64] | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What each of the stations (n,) says of the factor f on the field's variance by its rows against the others:
+        f - 1 and how many independent new rows that is worth, shapes (n, Q); 0 and 0 without rows.
+
+        `V = f P + R` is the variance of a residual r, p the share of P in it at f = 1, k `recency` (m,; 0 for what is not asked), rho
+        the correlations of the residuals: `f - 1 = sum k p (z2 - mean_z2) / sum k p^2` with z2 = r^2 / V up to `largest_z2`,
+        whose expectation is `mean_z2`; rows `(sum k p^2)^2 / sum_ij k_i p_i rho_ij^2 k_j p_j`, times their mean recency
+        `sum k^2 p^2 / sum k p^2`. R is `error` (m,) squared, without what robust weights added. The rows of `excluded`
+        take no part, nor in the predictions; `innovation` (m,) replaces the innovations.
+        """
     def evidence_gradient(self) -> list[tuple[str, float]]:
         """Derivatives of `log_evidence` by name: `terms[0].sd[1]`, `.zonal_km`, `.meridional_km`, `.time_scale_h`,
         `.phase_scale_h` and `obs_error`, a factor common to all errors, with respect to the logarithm, and

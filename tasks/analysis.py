@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import rust_core
+from tasks.adaptation import SpreadFactor, spread_factor
 from tasks.background import SolarLevels
 from tasks.effective_index import ChosenIndex
 from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
@@ -57,6 +58,8 @@ class JointlySolved:
     """Observations, or superobservations, that entered."""
     widening: int
     """By which intervals were made longer to take observations together, 0: none were."""
+    adaptation: SpreadFactor
+    """Already in the predictions of `of_quantity`; not in what `analysis` says."""
     of_quantity: dict[str, Solved]
     log_evidence: float
     jitter: float
@@ -256,11 +259,23 @@ def solve(
         own_background = transform(lambda name: background_of(levels, name, ig12))
         return own_background, entering.mean((transformed - own_background)[candidates])[chosen_super]
 
-    held_out_innovation = []
     index_of_node = np.array([held_out[first].ig12 for first in nodes.first_station()])
+    held_out_innovation = [without(ig12)[1] for ig12 in index_of_node]
+    adaptation = spread_factor(
+        kernel.adaptation,
+        analysis,
+        nodes,
+        quantity=entering.quantity[chosen_super],
+        error=entering.error[chosen_super],
+        age_h=-entering.time_h[chosen_super],
+        held_out_innovation=held_out_innovation,
+    )
+
+    def at(chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        return node_of_row[chosen], quantity[chosen], time_h[chosen]
+
     for number, ig12 in enumerate(index_of_node):
         own_background, own_innovation = without(ig12)
-        held_out_innovation.append(own_innovation)
         held, residual, covariance = analysis.leave_station_out(number, own_innovation)
         position = np.full(chosen_super.size, -1)
         position[held] = np.arange(held.size)
@@ -268,11 +283,9 @@ def solve(
         at_held = position[part_of[used_of_node[number]]]
         center[held_rows] = own_background[held_rows] + (own_innovation[held] - residual)[at_held]
         # The prediction is of a new observation with the nominal error, not with the one that control inflated.
-        field_variance = np.diag(covariance) - entered_error[held] ** 2
-        variance[held_rows] = field_variance[at_held] + apart[held_rows] + error[held_rows] ** 2
-
-    def at(chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-        return node_of_row[chosen], quantity[chosen], time_h[chosen]
+        field_variance = (np.diag(covariance) - entered_error[held] ** 2)[at_held] + apart[held_rows]
+        factor = adaptation.of_node(*at(held_rows), is_held_out=True)
+        variance[held_rows] = factor * field_variance + error[held_rows] ** 2
 
     for ig12 in np.unique(index_of_node[node_of_row[stopped]]):
         own = stopped[index_of_node[node_of_row[stopped]] == ig12]
@@ -281,10 +294,11 @@ def solve(
             *at(own), amplitude=amplitude[own], is_held_out=True, innovation=own_innovation
         )
         center[own] = own_background[own] + mean
-        variance[own] = sd**2 + error[own] ** 2
+        variance[own] = adaptation.of_node(*at(own), is_held_out=True) * sd**2 + error[own] ** 2
     mean, sd = analysis.predict_sites(*at(stopped), amplitude=amplitude[stopped])
     fitted[stopped] = prior[stopped] + mean
-    analysed_variance[stopped] = sd**2 + error[stopped] ** 2
+    factor = adaptation.of_node(*at(stopped), is_held_out=False)
+    analysed_variance[stopped] = factor * sd**2 + error[stopped] ** 2
     confidence_class = kernel.confidence.class_of(confidence)[rows]
     misfit = np.zeros(rows.size)
     # d_i (S^-1 d)_i of what entered, to each row by its share.
@@ -348,6 +362,7 @@ def solve(
         held_out_innovation=held_out_innovation,
         n_analysed=chosen_super.size,
         widening=entering.widening,
+        adaptation=adaptation,
         of_quantity={name: of_quantity(number, name) for number, name in enumerate(QUANTITIES)},
         log_evidence=analysis.log_evidence,
         jitter=analysis.jitter,

@@ -142,6 +142,7 @@ def run_cycle(
         },
         "chi2": {name: part.chi2 for name, part in solved.items()},
         "obs_errors": {name: part.obs_errors for name, part in solved.items()},
+        "adaptation": now.joint.adaptation.summary(now.stations.sounder_id, now.nodes.of_station),
         "log_evidence": now.joint.log_evidence,
         "jitter": now.joint.jitter,
         "stations": now.joint.information,
@@ -207,6 +208,8 @@ def _on_grid(
     increment, sd, (covariance,) = now.joint.analysis.predict_pairs(
         qd_latitude, qd_longitude, lead_h, [pair], amplitude=amplitude
     )
+    wider = np.sqrt(now.joint.adaptation.at(qd_latitude, qd_longitude, lead_h))
+    sd, covariance = sd * wider, covariance * wider[pair[0]] * wider[pair[1]]
     fields = {
         name: Prediction(
             forward(getattr(state, name), kernel.quantity(name)) + increment[number],

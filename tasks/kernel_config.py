@@ -173,6 +173,35 @@ class Amplitude(Section):
     """The variability (sd of ln foF2) at which a term has its own sd."""
 
 
+class Adaptation(Section):
+    """How the variance of the field follows what the stations say of each other now; see `tasks.adaptation`."""
+
+    memory_h: float = Field(gt=0)
+    """e-folding of the weight of an observation with age, and of the factor with the time ahead."""
+    agreement_h: float = Field(gt=0)
+    """e-folding of a factor below 1 with the time ahead, besides."""
+    range_km: float = Field(gt=0)
+    """Of the weight by distance, exp(-d^2 / 2 range^2)."""
+    prior_rows: dict[str, float]
+    """By quantity, the weight of 1 in the mean, as a number of independent new observations; the variance of quantities that
+    are not named stays as it is."""
+    largest_z: float = Field(gt=0)
+    """A larger departure in standard deviations counts as this."""
+    smallest: float = Field(gt=0, le=1)
+    largest: float = Field(ge=1)
+    """Bounds of the factor on the variance."""
+
+    @field_validator("prior_rows")
+    @classmethod
+    def _names_quantities(cls, prior_rows: dict[str, float]) -> dict[str, float]:
+        for name, rows in prior_rows.items():
+            if name not in QUANTITIES:
+                raise ValueError(f"{name!r} is none of {', '.join(QUANTITIES)}")
+            if not rows > 0:
+                raise ValueError(f"{name}: {rows} is not positive")
+        return prior_rows
+
+
 class Quantity(Section):
     """One estimated quantity: its transform, physical limits and observation errors."""
 
@@ -196,6 +225,7 @@ class KernelConfig(Section):
     b0_km: Quantity
     terms: tuple[Term, ...] = Field(min_length=1)
     amplitude: Amplitude
+    adaptation: Adaptation
 
     def quantity(self, name: str) -> Quantity:
         quantity: Quantity = getattr(self, name)

@@ -68,7 +68,7 @@ def gather(stations: Stations, max_nodes: int) -> Nodes:
     n_stations = len(stations.sounder_id)
     if n_stations <= max_nodes:
         return Nodes(stations.qd_latitude_deg, stations.qd_longitude_deg, np.arange(n_stations), 0.0)
-    place = _unit_vectors(stations.qd_latitude_deg, stations.qd_longitude_deg)
+    place = unit_vectors(stations.qd_latitude_deg, stations.qd_longitude_deg)
     spacing_km = FINEST_SPACING_KM
     while True:
         n_centres = int(np.ceil(4.0 * np.pi * (EARTH_RADIUS_KM / spacing_km) ** 2))
@@ -87,7 +87,8 @@ def gather(stations: Stations, max_nodes: int) -> Nodes:
     )
 
 
-def _unit_vectors(latitude_deg: Array, longitude_deg: Array) -> Array:
+def unit_vectors(latitude_deg: Array, longitude_deg: Array) -> Array:
+    """Places (n,) as points of the unit sphere, shape (n, 3)."""
     phi, lam = np.radians(latitude_deg), np.radians(longitude_deg)
     return np.column_stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
 

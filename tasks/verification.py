@@ -174,7 +174,11 @@ def _forecast_quantity(
             is_held_out=True,
             innovation=origin.joint.held_out_innovation[int(node[0])],
         )
-        center[own], spread[own] = prior + increment[: own.size], np.hypot(sd[: own.size], error[own])
+        wider = origin.joint.adaptation.of_node(
+            node, np.full(own.size, number_of_quantity), time_h[own], is_held_out=True
+        )
+        center[own] = prior + increment[: own.size]
+        spread[own] = np.hypot(np.sqrt(wider) * sd[: own.size], error[own])
         kept_center[own] = prior + increment[own.size :]
         departure_of_history = np.log(past) - np.log(background_of(origin.levels, name, ig12)[history])
         for number in np.unique(station[own]):

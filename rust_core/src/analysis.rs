@@ -641,7 +641,7 @@ impl Analysis {
         Ok((degrees, gain))
     }
 
-    fn innovation_or<'a>(&'a self, innovation: Option<&'a [f64]>) -> Result<&'a [f64]> {
+    pub(crate) fn innovation_or<'a>(&'a self, innovation: Option<&'a [f64]>) -> Result<&'a [f64]> {
         match innovation {
             None => Ok(&self.rows.innovation),
             Some(values) => {
@@ -677,7 +677,12 @@ impl Analysis {
     }
 
     pub(crate) fn held_factor(&self, rows: &[usize]) -> Result<Cholesky> {
-        Cholesky::new(self.precision.select(rows), &Interrupt::default()).map_err(|row| {
+        Self::factor_of(self.precision.select(rows), rows)
+    }
+
+    /// Factor of the precision of a station's rows.
+    pub(crate) fn factor_of(precision: Matrix, rows: &[usize]) -> Result<Cholesky> {
+        Cholesky::new(precision, &Interrupt::default()).map_err(|row| {
             KernelError::NotPositiveDefinite(format!(
                 "observation {} cannot be told from the others of its station; give them a larger obs_error",
                 rows[row]

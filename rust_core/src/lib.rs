@@ -21,4 +21,5 @@ pub mod profile;
 mod python;
 pub mod quality;
 pub mod solar_index;
+pub mod spread;
 pub mod sun;

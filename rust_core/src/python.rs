@@ -27,6 +27,7 @@ use crate::placement::Targets;
 use crate::profile::{self, Peaks, Profile};
 use crate::quality::{Flag, Thresholds, screen};
 use crate::solar_index;
+use crate::spread::SpreadQuestion;
 use crate::sun;
 
 impl From<KernelError> for PyErr {
@@ -731,6 +732,40 @@ impl PyAnalysis {
             rows.into_pyarray(py),
             held.residual.into_pyarray(py),
             table(py, n, n, held.covariance.as_slice().to_vec())?,
+        ))
+    }
+
+    #[pyo3(signature = (stations, *, error, recency, largest_z2, mean_z2, excluded=None, innovation=None))]
+    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
+    fn spread_evidence<'py>(
+        &self,
+        py: Python<'py>,
+        stations: PyReadonlyArray1<'py, i64>,
+        error: Floats<'py>,
+        recency: Floats<'py>,
+        largest_z2: f64,
+        mean_z2: f64,
+        excluded: Option<usize>,
+        innovation: Option<Floats<'py>>,
+    ) -> PyResult<(Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<f64>>)> {
+        let stations = indices("stations", &stations)?;
+        let (error, recency) = (floats(&error), floats(&recency));
+        let innovation = innovation.as_ref().map(floats);
+        let found = py.detach(|| {
+            self.analysis.spread_evidence(&SpreadQuestion {
+                excluded,
+                stations: &stations,
+                innovation: innovation.as_deref(),
+                error: &error,
+                recency: &recency,
+                largest_z2,
+                mean_z2,
+            })
+        })?;
+        let (n, n_quantities) = (stations.len(), self.analysis.n_quantities());
+        Ok((
+            table(py, n, n_quantities, found.excess)?,
+            table(py, n, n_quantities, found.weight)?,
         ))
     }
 
