@@ -302,6 +302,11 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def say(text: str) -> None:
+    """Progress goes to the error stream, so that the output is the table and JSON."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -377,15 +382,16 @@ def main() -> None:
             twin = draw_twin(setting, n_stations, number, arguments.seed)
             for share, of_share in scores.items():
                 of_share.append(run_twin(twin, share, setting, plain if arguments.plain else None))
+                say(
+                    f"{time.perf_counter() - begun:.0f} s: {n_stations} stations, twin {number + 1} of {n_cycles}, "
+                    f"{share:.0%} gross errors: a cycle of {of_share[-1]['elapsed_s']:.1f} s"
+                )
         for share, of_share in scores.items():
             case = {"truth": arguments.truth, "stations": n_stations, "gross_errors": share}
             cases.append({**case, **summarised(of_share)})
-            print(
-                f"{time.perf_counter() - begun:.0f} s: {n_stations} stations, {share:.0%} gross errors, {n_cycles} cycles of "
-                f"{cases[-1]['elapsed_s']:.2f} s: map {100 * cases[-1]['map_rmse_ours']:.1f} %, "
-                f"in 90 % {cases[-1]['map_coverage90']:.3f}, held out {cases[-1]['coverage90']:.3f}",
-                file=sys.stderr,
-                flush=True,
+            say(
+                f"{n_stations} stations, {share:.0%} gross errors, {n_cycles} cycles: map {100 * cases[-1]['map_rmse_ours']:.1f} %, "
+                f"in 90 % {cases[-1]['map_coverage90']:.3f}, held out {cases[-1]['coverage90']:.3f}"
             )
     print(table(cases))
     result = {
