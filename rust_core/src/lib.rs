@@ -1,6 +1,6 @@
 //! The assimilation kernel of AutoNVIS.
 //!
-//! All science lives in plain Rust modules; `python.rs` alone knows that Python exists and
+//! All science lives in plain Rust modules; `python` alone knows that Python exists and
 //! `linalg.rs` alone knows the linear-algebra crate.
 
 pub mod analysis;
