@@ -460,6 +460,12 @@ impl Analysis {
             .map(|&(p, q)| {
                 (group[p] == group[q]).then(|| whitened[p].transpose_times(&whitened[q]))
             })
+            .enumerate()
+            // A variance is a quadratic form: one triangle does.
+            .map(|(k, reduction)| match reduction {
+                Some(matrix) if k < n_quantities => Some(matrix.folded()),
+                other => other,
+            })
             .collect();
         drop(whitened);
         let n_points = points.len();
@@ -480,11 +486,16 @@ impl Analysis {
                 let covariance = wanted
                     .iter()
                     .zip(&reductions)
-                    .map(|(&(p, q), reduction)| {
+                    .enumerate()
+                    .map(|(k, (&(p, q), reduction))| {
                         let Some(reduction) = reduction else {
                             return vec![0.0; chosen.len()];
                         };
-                        let reduced = reduction.times(&u[q]);
+                        let reduced = if k < n_quantities {
+                            reduction.lower_times(&u[q])
+                        } else {
+                            reduction.times(&u[q])
+                        };
                         (0..chosen.len())
                             .map(|j| {
                                 self.prior_covariance(points, p, q, first + j)
