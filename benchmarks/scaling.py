@@ -51,6 +51,7 @@ def gflop(case: Case) -> dict[str, float]:
     """What the formulas need, without the covariance functions.
 
     S and its inverse: m^3. Map: every quantity whitens its nodes, reduces them and takes a quadratic form at each point.
+    Two nodes a station: where many stations let the kernel take fewer for the Gaussian term, its share exceeds what it does.
     """
     m, g = case["n_obs"], case["n_points"]
     nodes = N_TERMS * min(case["n_stations"], m)
