@@ -25,8 +25,13 @@ FINEST_SPACING_KM = 50.0
 COARSER = 2.0**0.25
 FULL_RATE_H = 0.25
 """Interval of recent observations before any widening: the time between the ionograms of most sondes."""
-WIDEST = 64
-"""Sixteen hours of recent observations: nothing of the time of day is left."""
+LONGEST_H = ((0.25, 0.25), (1.0, 1.0), (4.0, 4.0), (np.inf, 16.0))
+"""Age in hours up to which an interval is no longer than so many hours: what is now must not be mixed with what was."""
+GRADED = 16
+"""Widening up to which that holds; beyond, all intervals grow alike, to `WHOLE_H` at most."""
+WHOLE_H = 64.0
+WIDEST = 4096
+"""All intervals are `WHOLE_H` long: nothing of time is left."""
 MOST_FOLDS = 50
 ACCEPTED = "accepted"
 FEWEST_TO_JUDGE = 3
@@ -141,7 +146,7 @@ class Superobservations:
     representativeness: Array
     """Variance of each row for not being where and when its superobservation is."""
     widening: int
-    """By which the intervals of time were made longer; 0: every row is left by itself."""
+    """By which the intervals of time were made longer, within `LONGEST_H`; 0: every row is left by itself."""
 
     def mean(self, values: Array) -> Array:
         """Of values of the rows (n,), what the superobservations have, (M,)."""
@@ -197,13 +202,18 @@ def _factorised(kernel: KernelConfig, quantity: Numbers) -> int:
 def _groups(kernel: KernelConfig, nodes: Nodes, rows: Rows, clock_h: float, widening: int) -> Numbers:
     """A number for each row, the same for rows of one node, quantity and interval."""
     is_recent = -rows.time_h <= kernel.window.full_rate_h
-    width_h = np.where(is_recent, FULL_RATE_H, kernel.window.thinned_minutes / 60.0) * widening
+    base_h = np.where(is_recent, FULL_RATE_H, kernel.window.thinned_minutes / 60.0)
+    upto, longest = np.array(LONGEST_H).T
+    longest_h = np.minimum(
+        longest[np.searchsorted(upto, -rows.time_h)] * max(1.0, widening / GRADED), WHOLE_H
+    )
+    width_h = np.maximum(base_h, np.minimum(base_h * widening, longest_h))
     interval = np.floor((clock_h + rows.time_h) / width_h + 1e-9)
     keys = pd.DataFrame(
         {
             "node": nodes.of_station[rows.station],
             "quantity": rows.quantity,
-            "recent": is_recent,
+            "width": width_h,
             "interval": interval,
         }
     )

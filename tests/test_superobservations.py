@@ -204,6 +204,24 @@ def observations(n_stations: int, ages_h: Array, seed: int = 5) -> pd.DataFrame:
     )
 
 
+def test_what_is_now_is_not_mixed_with_what_was_before() -> None:
+    """Eight stations at one place, each every 15 minutes for 30 h: 120 rows of time have to become some."""
+    stations = network(np.full(8, 50.0), np.full(8, 10.0))
+    age_h = np.arange(0.0, 30.0, 0.25)
+    rows = rows_of(np.repeat(np.arange(8), age_h.size), np.tile(-age_h, 8), np.full(8 * age_h.size, 0.1))
+    entering = combine(
+        changed(max_nodes=1, max_observations=12), stations, gather(stations, 1), rows, 1000.0 - 1e-3
+    )
+    assert entering.widening > 1
+    assert entering.time_h.size <= 12
+    age = np.sort(-entering.time_h)
+    assert age[0] < 0.25
+    assert age[1] < 1.0
+    # Of each quarter of an hour in the newest one, its members and no others.
+    newest = entering.member[-rows.time_h < 0.25]
+    assert set(-rows.time_h[np.isin(entering.member, newest)]) == {0.0}
+
+
 def test_a_cycle_of_many_stations_says_what_the_exact_one_does() -> None:
     rows = observations(150, np.array([0.05, 0.3, 6.0]))
     options = {
