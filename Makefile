@@ -39,8 +39,9 @@ lock:  ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o constraints.txt
 
+# One file stays in one process: its tests share servers.
 test: setup test-rust  ## all fast tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-rust: setup
 	cargo test --quiet --release
