@@ -34,6 +34,8 @@ WIDEST = 4096
 """All intervals are `WHOLE_H` long: nothing of time is left."""
 MOST_FOLDS = 50
 ACCEPTED = "accepted"
+MOST_COMPARED = 48
+"""Members of one superobservation whose places and times are compared pair by pair."""
 FEWEST_TO_JUDGE = 3
 """Of two that disagree nobody knows which one is wrong: they stay apart, and the other nodes tell."""
 
@@ -275,6 +277,20 @@ def _combined(
     def mean(values: Array) -> Array:
         return _total(share_of_kept * values[kept], of_kept, first.size)
 
+    mean_rows = Rows(
+        node[kept][first],
+        rows.quantity[kept][first],
+        *(mean(column) for column in (rows.time_h, rows.value, rows.innovation, rows.error, rows.amplitude)),
+    )
+    place = stations.qd_latitude_deg[rows.station[kept]], stations.qd_longitude_deg[rows.station[kept]]
+    apart_of_mean = _variance_of_mean(
+        kernel,
+        (rows.take(kept), *place),
+        (mean_rows, nodes.latitude_deg[mean_rows.station], nodes.longitude_deg[mean_rows.station]),
+        of_kept,
+        share_of_kept,
+    )
+    noise = _total(share_of_kept**2 * rows.error[kept] ** 2 / robust[kept], of_kept, first.size)
     n = all_rows.station.size
     flag = np.full(n, "background_check", dtype=object)
     flag[near] = np.where(is_wrong, "buddy_check", ACCEPTED)
@@ -283,13 +299,13 @@ def _combined(
     weight[near[kept]] = robust[kept]
     representativeness[near] = apart
     return Superobservations(
-        node=node[kept][first],
-        quantity=rows.quantity[kept][first],
-        time_h=mean(rows.time_h),
-        value=mean(rows.value),
-        innovation=mean(rows.innovation),
-        error=1.0 / np.sqrt(sums),
-        amplitude=mean(rows.amplitude),
+        node=mean_rows.station,
+        quantity=mean_rows.quantity,
+        time_h=mean_rows.time_h,
+        value=mean_rows.value,
+        innovation=mean_rows.innovation,
+        error=np.sqrt(noise + apart_of_mean),
+        amplitude=mean_rows.amplitude,
         flag=flag,
         member=member,
         share=share,
@@ -297,6 +313,60 @@ def _combined(
         representativeness=representativeness,
         widening=widening,
     )
+
+
+#: Observations, or superobservations, and where they are, quasi-dipole latitude and longitude.
+Placed = tuple[Rows, Array, Array]
+
+
+def _variance_of_mean(
+    kernel: KernelConfig, members: Placed, means: Placed, groups: Numbers, share: Array
+) -> Array:
+    """Variance of the mean of each group's members against the field where and when the mean stands, shape of `means`.
+
+    What members lack in place and time they lack together: with C the covariance of the field and n the place of the mean,
+    sum_ij s_i s_j C_ij - 2 sum_i s_i C_in + C_nn. Of large groups some members stand for all.
+    """
+    rows = members[0]
+    order = np.lexsort((rows.time_h, groups))
+    size = np.bincount(groups)
+    begin = np.cumsum(size) - size
+    position = np.arange(order.size) - np.repeat(begin, size)
+    step = np.repeat(size, size) / MOST_COMPARED
+    is_compared = (step <= 1.0) | (np.floor(position / step) != np.floor((position - 1) / step))
+    chosen = order[is_compared]
+    of_chosen = groups[chosen]
+    weight = share[chosen] / _total(share[chosen], of_chosen, size.size)[of_chosen]
+    size = np.bincount(of_chosen)
+    begin = np.cumsum(size) - size
+    partners = size[of_chosen]
+    one = np.repeat(np.arange(chosen.size), partners)
+    other = np.repeat(begin[of_chosen], partners) + (
+        np.arange(one.size) - np.repeat(np.cumsum(partners) - partners, partners)
+    )
+
+    def field_covariance(a: Placed, of_a: Numbers, b: Placed, of_b: Numbers) -> Array:
+        result = np.zeros(of_a.size)
+        for setting in kernel.terms:
+            if setting.spatial == "station":
+                continue
+            correlation = setting.build().correlation(
+                a[1][of_a], a[2][of_a], b[1][of_b], b[2][of_b], a[0].time_h[of_a] - b[0].time_h[of_b]
+            )
+            sd = np.sqrt(_variance(setting, a[0]))[of_a] * np.sqrt(_variance(setting, b[0]))[of_b]
+            result += sd * correlation
+        return result
+
+    among = field_covariance(members, chosen[one], members, chosen[other])
+    across = field_covariance(members, chosen, means, of_chosen)
+    number = np.arange(size.size)
+    own = field_covariance(means, number, means, number)
+    variance = (
+        _total(weight[one] * weight[other] * among, of_chosen[one], size.size)
+        - 2.0 * _total(weight * across, of_chosen, size.size)
+        + own
+    )
+    return np.maximum(variance, 0.0)
 
 
 def _total(values: Array, groups: Numbers, n: int) -> Array:

@@ -138,7 +138,34 @@ def test_what_lies_apart_is_trusted_less() -> None:
         assert entering.innovation == pytest.approx([0.05])
         errors.append(entering.error[0])
     assert errors[0] == pytest.approx(0.03 / np.sqrt(3), rel=0.02)
-    assert errors[1] > 1.2 * errors[0]
+    # What lies on both sides of the node cancels, but not all of it.
+    assert errors[1] > 1.05 * errors[0]
+
+
+@pytest.mark.parametrize("n_stations", [4, 70])
+def test_the_error_of_a_mean_is_that_of_draws_from_the_field(n_stations: int) -> None:
+    """Of what a node's stations see of a field drawn from the covariance, against the field at the node."""
+    random = np.random.default_rng(6)
+    kernel = KERNEL.model_copy(update={"terms": KERNEL.terms[:2]})
+    stations = network(random.uniform(30, 36, n_stations), random.uniform(0, 7, n_stations))
+    nodes = gather(stations, 1)
+    # All stations late by the same time in part of the interval: what they lack, they lack together.
+    time_h = np.repeat([-1.9, -1.85, -1.1], n_stations)
+    rows = rows_of(np.tile(np.arange(n_stations), 3), time_h, np.full(time_h.size, 0.1), error=1e-6)
+    entering = combine(changed(kernel, max_nodes=1, max_observations=1), stations, nodes, rows, 999.0)
+    assert entering.innovation.size == 1
+    latitude = np.append(stations.qd_latitude_deg[rows.station], nodes.latitude_deg)
+    longitude = np.append(stations.qd_longitude_deg[rows.station], nodes.longitude_deg)
+    times = np.append(rows.time_h, entering.time_h)
+    i, j = (index.ravel() for index in np.indices((times.size, times.size)))
+    covariance = sum(
+        term.sd.fof2_mhz**2
+        * term.build().correlation(latitude[i], longitude[i], latitude[j], longitude[j], times[i] - times[j])
+        for term in kernel.terms
+    )
+    weights = np.append(entering.share, -1.0)
+    expected = np.sqrt(weights @ np.asarray(covariance).reshape(times.size, -1) @ weights)
+    assert entering.error[0] == pytest.approx(expected, rel=1e-6 if n_stations == 4 else 0.15)
 
 
 def test_an_error_among_neighbours_is_stopped_and_a_pair_that_disagrees_stays_apart() -> None:
