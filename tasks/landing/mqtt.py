@@ -59,6 +59,9 @@ KEEP_ALIVE_S = 60
 QUIET_S = 0.005
 """A pause this long in the stream commits what has come: a broker with a small window sends no more until then."""
 SETTLE_S = 0.05
+AGAIN_S = 7.0
+"""NATS sends again every `ack_wait`, 5 s, and only to a consumer that is connected then."""
+SETTLE_AGAIN_S = 1.0
 IDLE_S = 5.0
 """Silence after which the queue counts as empty when the marker does not come back (publishing not permitted)."""
 RECONNECTS = 3
@@ -356,7 +359,17 @@ def _drain(
     deadline_s = time.monotonic() + settings.mqtt_drain_s
     before = set(directory.glob("*.seg"))
     retained = Retained(directory / f"{quote(settings.mqtt_client_id, safe='')}.retained.json")
-    drained = _Drain(settings, retained, deadline_s=deadline_s, idle_s=idle_s, on_progress=on_progress)
+    # There from the beginning to the good end of a drain: found at the beginning, something may be unacknowledged.
+    unsettled = directory / f"{quote(settings.mqtt_client_id, safe='')}.unsettled"
+    drained = _Drain(
+        settings,
+        retained,
+        deadline_s=deadline_s,
+        idle_s=idle_s,
+        on_progress=on_progress,
+        is_owed=unsettled.exists(),
+    )
+    unsettled.touch()
     n_failures = 0
     with SpoolWriter(directory) as writer:
         while True:
@@ -375,6 +388,8 @@ def _drain(
                     raise
                 log.warning("%s; connecting again in %.1f s", error, wait_s)
                 time.sleep(wait_s)
+    if drained.is_empty:
+        unsettled.unlink(missing_ok=True)
     segments = sorted(set(directory.glob("*.seg")) - before)
     log.info("%d messages (%d bytes) drained from the MQTT queue", drained.n_messages, drained.n_bytes)
     return DrainResult(drained.n_messages, drained.n_bytes, drained.is_empty, segments)
@@ -387,6 +402,10 @@ class _Drain:
     deadline_s: float
     idle_s: float
     on_progress: Callable[[int], None] | None
+    is_owed: bool
+    """The drain before this one did not end well: messages may come again, on NATS only after some seconds."""
+    came_again: bool = False
+    owed_until_s: float = 0.0
     n_messages: int = 0
     n_bytes: int = 0
     is_empty: bool = False
@@ -406,7 +425,12 @@ class _Drain:
             connection.subscribe(_filters(client_id, share))
             connection.client.publish(marker_topic, marker, qos=1)
             heard_s = time.monotonic()
-            while not self.is_empty and self.n_messages < limit and time.monotonic() < self.deadline_s:
+            self.owed_until_s = heard_s + AGAIN_S if self.is_owed else 0.0
+            while (
+                (not self.is_empty or time.monotonic() < self.owed_until_s)
+                and self.n_messages < limit
+                and time.monotonic() < self.deadline_s
+            ):
                 n_waiting = len(connection.messages)
                 connection.step(QUIET_S if n_waiting else 0.1)
                 if len(connection.messages) > n_waiting:
@@ -440,6 +464,9 @@ class _Drain:
         self.retained.save()
         for message in messages:
             connection.client.ack(message.mid, message.qos)
+        self.came_again |= any(message.dup for message in messages)
+        if self.came_again and self.is_empty:  # what is owed comes in one go
+            self.owed_until_s = time.monotonic() + SETTLE_AGAIN_S
         self.n_messages += len(records)
         self.n_bytes += sum(len(record.payload) for record in records)
         if records and self.on_progress is not None:
