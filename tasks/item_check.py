@@ -17,7 +17,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, NamedTuple
 
-from tasks.contracts import TIME_PATTERN, Column, Contract, Rule, load_contract
+from tasks.contracts import TIME_PATTERN, Column, Contract, ContractError, Rule, load_contract
 from tasks.revisions import REVISION, row_key
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -394,7 +394,7 @@ def _breaks(rule: Rule) -> Callable[[Row, Limits], bool]:
     """Whether a cast row breaks a rule, as Great Expectations judges it.
 
     Raises:
-        NotImplementedError: the rule is of a kind that says nothing of one row alone.
+        ContractError: the rule is of a kind that says nothing of one row alone.
     """
     given, kind = rule.kwargs, rule.expectation.removeprefix("expect_column_")
     if kind == "pair_values_a_to_be_greater_than_b":
@@ -439,7 +439,7 @@ def _fails(kind: str, given: Mapping[str, Any]) -> Callable[[Any, Limits], bool]
         return lambda value, _: len(value) > longest
     if kind == "values_to_not_be_null":
         return lambda value, _: False
-    raise NotImplementedError(f"rule {kind} cannot be judged item by item")
+    raise ContractError(f"rule {kind} says nothing of one row alone: it must be one of the batch")
 
 
 def _condition(condition: Mapping[str, Any]) -> Callable[[Row], bool]:
