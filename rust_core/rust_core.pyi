@@ -87,6 +87,9 @@ class Analysis:
         innovation: (m,) observation minus background.
         obs_error: (m,) one standard deviation.
         amplitude: (m,) factor on the standard deviation of modulated terms; None: 1.
+        error_pair: (K, 2) observations of one station whose errors go together, as those of the parameters of one
+            sounding; None: no errors do.
+        error_correlation: (K,) of the errors of each pair.
         max_jitter: share of its variance by which every observation's error variance may be raised where S is not
             positive definite.
 
@@ -107,6 +110,8 @@ class Analysis:
         innovation: NDArray[np.float64],
         obs_error: NDArray[np.float64],
         amplitude: NDArray[np.float64] | None = None,
+        error_pair: NDArray[np.int64] | None = None,
+        error_correlation: NDArray[np.float64] | None = None,
         max_jitter: float = 0.0,
         n_threads: int = 0,
     ) -> Analysis: ...
@@ -258,6 +263,8 @@ def screen_observations(
     buddy_sd: float,
     full_weight_sd: float,
     amplitude: NDArray[np.float64] | None = None,
+    error_pair: NDArray[np.int64] | None = None,
+    error_correlation: NDArray[np.float64] | None = None,
     max_jitter: float = 0.0,
     n_threads: int = 0,
 ) -> tuple[list[str], NDArray[np.float64]]:

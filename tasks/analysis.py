@@ -17,6 +17,7 @@ from tasks.effective_index import ChosenIndex
 from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
 from tasks.prediction import Prediction
 from tasks.rate_check import leaves_its_neighbours, stands_still
+from tasks.row_errors import error_of, error_pairs, has_possible_errors
 from tasks.superobservations import ACCEPTED, Nodes, Rows, combine
 from tasks.window import Stations, hour_of, repeated
 
@@ -146,7 +147,8 @@ def solve(
     prior = transform(lambda name: background_of(levels, name, chosen.ig12))
     innovation = transformed - prior
     amplitude = amplitude_of_window[quantity, rows]
-    obs_error = gather(lambda name: kernel.quantity(name).obs_error.of(confidence, kernel.confidence))
+    obs_error = gather(lambda name: error_of(window, name, kernel))
+    pairs = error_pairs(window, rows_of)
     is_logarithmic = np.array([kernel.quantity(name).is_logarithmic for name in QUANTITIES])[quantity]
     # Error of ln x is the error of x over x; of a value of zero it is infinite, and physical limits stop that.
     scale = np.where(is_logarithmic, np.abs(value), 1.0)
@@ -157,6 +159,7 @@ def solve(
 
     limits = np.array([(kernel.quantity(name).minimum, kernel.quantity(name).maximum) for name in QUANTITIES])
     is_possible = (value >= limits[quantity, 0]) & (value <= limits[quantity, 1])
+    is_possible &= has_possible_errors(window)[rows]
     own_past = {
         "series": quantity * len(stations.sounder_id) + station,
         "time_h": time_h,
@@ -193,6 +196,7 @@ def solve(
             amplitude[candidates],
         ),
         clock_h,
+        pairs.renumbered(_numbered(candidates, rows.size)),
     )
     verdict, screened_weight = rust_core.screen_observations(
         terms,
@@ -204,6 +208,7 @@ def solve(
         innovation=entering.innovation,
         obs_error=entering.error,
         amplitude=entering.amplitude,
+        **entering.pairs.arguments(),
         minimum=limits[:, 0].tolist(),
         maximum=limits[:, 1].tolist(),
         background_sd=kernel.quality.background_sd,
@@ -228,6 +233,7 @@ def solve(
     super_of_row[members] = np.searchsorted(chosen_super, of_member)
     part_of = super_of_row[used]
     entered_error = entering.error[chosen_super] / np.sqrt(screened_weight[chosen_super])
+    entered_pairs = entering.pairs.renumbered(_numbered(chosen_super, entering.node.size))
     apart = np.zeros(rows.size)
     apart[candidates] = entering.representativeness
 
@@ -240,6 +246,7 @@ def solve(
         innovation=entering.innovation[chosen_super],
         obs_error=entered_error,
         amplitude=entering.amplitude[chosen_super],
+        **entered_pairs.arguments(),
         max_jitter=MAX_JITTER,
         n_threads=threads,
     )
@@ -374,6 +381,13 @@ def solve(
             for number, sounder_id in enumerate(stations.sounder_id)
         },
     )
+
+
+def _numbered(chosen: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Of each of `n`, its position among the `chosen`; -1 of the others."""
+    number = np.full(n, -1, dtype=np.int64)
+    number[chosen] = np.arange(chosen.size)
+    return number
 
 
 def _by_number(numbers: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:

@@ -29,6 +29,7 @@ from tasks.grid import Grid
 from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
 from tasks.prediction import Prediction
+from tasks.row_errors import carried
 from tasks.verification import forecast_held_out, score, targets_of
 from tasks.window import INPUT_COLUMNS, microseconds
 
@@ -177,7 +178,7 @@ def _digest(*parts: str) -> str:
 def _inputs_hash(estimates: dict[float, Estimate]) -> str:
     parts = []
     for made in estimates.values():
-        rows = made.known[INPUT_COLUMNS].drop(columns="available_at")
+        rows = made.known[[*INPUT_COLUMNS, *carried(made.known)]].drop(columns="available_at")
         rows = rows.assign(observed_at=microseconds(made.known["observed_at"]))
         parts += [rows.to_json(orient="values", double_precision=15), json.dumps(made.f107_sfu)]
     return _digest(*parts)[:32]

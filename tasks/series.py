@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
+from tasks import row_errors
 from tasks.background import Background
 from tasks.contracts import load_contract
 from tasks.cycle import identity_frame
@@ -90,7 +91,8 @@ def read_ionograms(paths: Sequence[Path], stations: Path | None = None) -> pd.Da
     frame = pd.DataFrame(index=items.index)
     for column in load_contract("ionograms").columns:
         frame[column.name] = items.get(column.name)
-    for name in (*QUANTITIES, "confidence_score", "latitude_deg", "longitude_deg"):
+    own_errors = [name for name in row_errors.COLUMNS if name in frame]
+    for name in (*QUANTITIES, *own_errors, "confidence_score", "latitude_deg", "longitude_deg"):
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
     if frame["observed_at"].isna().all():
         raise SeriesError(f"{named}: no row has a time that can be read")

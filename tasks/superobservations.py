@@ -13,9 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from tasks.kernel_config import KernelConfig, Term
+from tasks.row_errors import NO_PAIRS, ErrorPairs
 from tasks.window import EARTH_RADIUS_KM, Stations
 
 Array = NDArray[np.float64]
@@ -149,6 +152,8 @@ class Superobservations:
     """Variance of each row for not being where and when its superobservation is."""
     widening: int
     """By which the intervals of time were made longer, within `LONGEST_H`; 0: every row is left by itself."""
+    pairs: ErrorPairs
+    """Superobservations whose errors go together."""
 
     def mean(self, values: Array) -> Array:
         """Of values of the rows (n,), what the superobservations have, (M,)."""
@@ -159,16 +164,23 @@ class Superobservations:
 
 
 def combine(
-    kernel: KernelConfig, stations: Stations, nodes: Nodes, rows: Rows, clock_h: float
+    kernel: KernelConfig,
+    stations: Stations,
+    nodes: Nodes,
+    rows: Rows,
+    clock_h: float,
+    pairs: ErrorPairs = NO_PAIRS,
 ) -> Superobservations:
     """The rows of each node, quantity and interval of time as one, where the limits of `kernel` ask for it.
 
     Args:
         rows: with possible values only.
         clock_h: hours since 1970 at `time_h` 0, so that intervals follow the clock and not the cycle.
+        pairs: rows whose errors go together.
     """
     limit, n = kernel.scale.max_observations, rows.station.size
-    if nodes.spacing_km == 0 and _factorised(kernel, rows.quantity) <= limit:
+    links = np.unique(rows.quantity[pairs.pair], axis=0)
+    if nodes.spacing_km == 0 and _factorised(kernel, rows.quantity, links) <= limit:
         return Superobservations(
             nodes.of_station[rows.station],
             *(rows.quantity, rows.time_h, rows.value, rows.innovation, rows.error, rows.amplitude),
@@ -178,6 +190,7 @@ def combine(
             weight=np.ones(n),
             representativeness=np.zeros(n),
             widening=0,
+            pairs=pairs,
         )
     prior_variance = np.zeros(n)
     for setting in kernel.terms:
@@ -188,17 +201,23 @@ def combine(
     while True:
         groups = _groups(kernel, nodes, rows.take(near), clock_h, widening)
         _, first = np.unique(groups, return_index=True)
-        if _factorised(kernel, rows.quantity[near][first]) <= limit or widening >= WIDEST:
+        if _factorised(kernel, rows.quantity[near][first], links) <= limit or widening >= WIDEST:
             break
         widening *= 2
-    return _combined(kernel, stations, nodes, rows, near, groups, widening)
+    return _combined(kernel, stations, nodes, rows, near, groups, widening, pairs)
 
 
-def _factorised(kernel: KernelConfig, quantity: Numbers) -> int:
-    """Rows of the largest factorisation: quantities that nothing correlates are factorised apart."""
+def _factorised(kernel: KernelConfig, quantity: Numbers, links: Numbers) -> int:
+    """Rows of the largest factorisation: quantities that nothing correlates are factorised apart.
+
+    `links` (K, 2) are the quantities whose errors go together.
+    """
     if any(term.correlation for term in kernel.terms):
         return quantity.size
-    return int(np.bincount(quantity, minlength=1).max())
+    size = np.bincount(quantity, minlength=int(links.max(initial=0)) + 1)
+    graph = coo_matrix((np.ones(len(links)), links.T), shape=(size.size, size.size))
+    _, together = connected_components(graph, directed=False)
+    return int(np.bincount(together, weights=size).max())
 
 
 def _groups(kernel: KernelConfig, nodes: Nodes, rows: Rows, clock_h: float, widening: int) -> Numbers:
@@ -236,6 +255,7 @@ def _combined(
     near: Numbers,
     groups: Numbers,
     widening: int,
+    pairs: ErrorPairs,
 ) -> Superobservations:
     """`groups` of the rows `near`; the others failed the background check."""
     rows = all_rows.take(near)
@@ -298,13 +318,14 @@ def _combined(
     member[near[kept]], share[near[kept]] = of_kept, share_of_kept
     weight[near[kept]] = robust[kept]
     representativeness[near] = apart
+    error = np.sqrt(noise + apart_of_mean)
     return Superobservations(
         node=mean_rows.station,
         quantity=mean_rows.quantity,
         time_h=mean_rows.time_h,
         value=mean_rows.value,
         innovation=mean_rows.innovation,
-        error=np.sqrt(noise + apart_of_mean),
+        error=error,
         amplitude=mean_rows.amplitude,
         flag=flag,
         member=member,
@@ -312,7 +333,29 @@ def _combined(
         weight=weight,
         representativeness=representativeness,
         widening=widening,
+        pairs=_pairs_of_means(pairs, all_rows.error, member, share, weight, error),
     )
+
+
+def _pairs_of_means(
+    pairs: ErrorPairs, error: Array, member: Numbers, share: Array, weight: Array, error_of_mean: Array
+) -> ErrorPairs:
+    """Pairs of means whose errors go together because members' errors do; arrays of the rows, and `error_of_mean` (M,).
+
+    The covariance of two means is the sum of s_i s_j R_ij over the pairs of their members; what each lacks in place and time
+    is taken to be its own.
+    """
+    is_whole = np.all(member[pairs.pair] >= 0, axis=1)
+    i, j = pairs.pair[is_whole].T
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # rows that are stopped have no weight, and are in no pair here
+        effective = share * error / np.sqrt(weight)
+    covariance = pairs.correlation[is_whole] * effective[i] * effective[j]
+    between = np.sort(np.column_stack([member[i], member[j]]), axis=1)
+    unique, of_pair = np.unique(between, axis=0, return_inverse=True)
+    total = _total(covariance, of_pair.ravel(), len(unique))
+    return ErrorPairs(unique, total / error_of_mean[unique].prod(axis=1))
 
 
 #: Observations, or superobservations, and where they are, quasi-dipole latitude and longitude.

@@ -29,6 +29,7 @@ from tasks.kernel_config import (
 )
 from tasks.prediction import Z_75, Z_95, Prediction
 from tasks.references import Kc2gKernel
+from tasks.row_errors import error_of, has_possible_errors
 from tasks.settings import Settings
 from tasks.window import microseconds
 
@@ -131,10 +132,11 @@ def _forecast_quantity(
     """Amplitude factors are those of the targets (n,) and of the stations at the time of the estimate (S,)."""
     quantity, solved = kernel.quantity(name), origin.solved[name]
     value = targets[name].to_numpy(dtype=np.float64)
-    at = np.flatnonzero((value >= quantity.minimum) & (value <= quantity.maximum))
+    at = np.flatnonzero(
+        (value >= quantity.minimum) & (value <= quantity.maximum) & has_possible_errors(targets)
+    )
     value, station = value[at], station_of_target[at]
-    confidence = targets["confidence_score"].to_numpy(dtype=np.float64)[at]
-    obs_error = quantity.obs_error.of(confidence, kernel.confidence)
+    obs_error = error_of(targets, name, kernel)[at]
     relative_error = obs_error / value
     error = relative_error if quantity.is_logarithmic else obs_error
     time_h = (
@@ -145,13 +147,15 @@ def _forecast_quantity(
     reporting = np.unique(origin.station[solved.rows[np.flatnonzero(accepted)]])
     # The peer believes every possible value: no quality control.
     past = origin.window[name].to_numpy(dtype=np.float64)
-    history = np.flatnonzero((past >= quantity.minimum) & (past <= quantity.maximum))
-    past, of_window = past[history], origin.window["confidence_score"].to_numpy(dtype=np.float64)
+    history = np.flatnonzero(
+        (past >= quantity.minimum) & (past <= quantity.maximum) & has_possible_errors(origin.window)
+    )
+    past, error_of_past = past[history], error_of(origin.window, name, kernel)[history]
     lead_h = (valid_at - origin.valid_at).total_seconds() / 3600.0
     peer = Kc2gKernel(
         origin.station[history],
         -origin.age_h[history] - lead_h,
-        quantity.obs_error.of(of_window[history], kernel.confidence) / past,
+        error_of_past / past,
         origin.stations.latitude_deg,
         origin.stations.longitude_deg,
     )

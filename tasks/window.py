@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tasks.background import Background
 from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.revisions import OBSERVATION, known_at
+from tasks.row_errors import carried
 
 Array = NDArray[np.float64]
 
@@ -56,7 +57,9 @@ def known_rows(
     is_recent = (known["observed_at"] <= valid_at) & (
         known["observed_at"] > valid_at - pd.Timedelta(hours=lookback_h)
     )
-    chosen = known.loc[is_recent, INPUT_COLUMNS]
+    chosen = known[is_recent]
+    # What no row says must not change the inputs' hash.
+    chosen = chosen[[*INPUT_COLUMNS, *carried(chosen)]]
     chosen = chosen.sort_values(["observed_at", *OBSERVATION], kind="stable")
     return chosen.drop_duplicates([*OBSERVATION]).reset_index(drop=True)
 

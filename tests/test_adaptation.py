@@ -52,7 +52,7 @@ def oracle(p: Problem, terms: list[Term], station: int, quantity: int) -> tuple[
     """What a station says of one quantity, by a refit without it."""
     prior = covariance(terms, p.places, p.places, mapped_only=False)
     own = p.station == station
-    total = prior + np.diag(p.error**2)
+    total = prior + p.noise
     gain = np.linalg.solve(total[np.ix_(~own, ~own)], total[np.ix_(~own, own)])
     residual = p.innovation[own] - gain.T @ p.innovation[~own]
     v = total[np.ix_(own, own)] - gain.T @ total[np.ix_(~own, own)]

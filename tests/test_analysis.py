@@ -40,7 +40,7 @@ def test_predict_matches_the_oracle(n_obs: int, terms: list[Term]) -> None:
         covariance(terms, p.places, points, mapped_only=True),
         covariance(terms, points, points, mapped_only=True),
         p.innovation,
-        p.error,
+        p.noise,
     )
     pairs = [(0, 1), (2, 0), (1, 1)]
     ours_mean, ours_sd, ours_cov = p.solve(terms).predict_pairs(
@@ -71,7 +71,7 @@ def test_terms_of_one_shape_in_space_are_mapped_together(n_stations: int, tolera
         covariance(terms, p.places, points, mapped_only=True),
         covariance(terms, points, points, mapped_only=True),
         p.innovation,
-        p.error,
+        p.noise,
     )
     ours_mean, ours_sd = p.solve(terms).predict(latitude, longitude, 0.5, amplitude=amplitude)
     np.testing.assert_allclose(ours_mean.ravel(), mean, rtol=0, atol=tolerance)
@@ -88,7 +88,7 @@ def test_a_forecast_matches_the_oracle_and_relaxes_to_the_prior() -> None:
             covariance(TERMS, p.places, points, mapped_only=True),
             covariance(TERMS, points, points, mapped_only=True),
             p.innovation,
-            p.error,
+            p.noise,
         )
         ours_mean, ours_sd = analysis.predict(latitude, longitude, lead_h, amplitude=amplitude)
         np.testing.assert_allclose(ours_mean.ravel(), mean, rtol=0, atol=1e-9)
@@ -116,7 +116,7 @@ def test_predict_sites_evidence_and_residual_match_the_oracle() -> None:
         covariance(TERMS, p.places, target, mapped_only=False),
         covariance(TERMS, target, target, mapped_only=False),
         p.innovation,
-        p.error,
+        p.noise,
     )
     analysis = p.solve()
     ours_mean, ours_sd = analysis.predict_sites(

@@ -27,7 +27,7 @@ def summed_variance(p: Problem, terms: list[Term]) -> Array:
         covariance(terms, p.places, POINTS, mapped_only=True),
         covariance(terms, POINTS, POINTS, mapped_only=True),
         p.innovation,
-        p.error,
+        p.noise,
     )
     return np.asarray(np.diag(cov).reshape(Q, -1) @ WEIGHT)
 

@@ -374,11 +374,17 @@ impl Analysis {
 
     /// Observation minus analysis at every row, `R alpha`, shape (m,).
     pub fn residual(&self) -> Vec<f64> {
-        self.alpha
+        let mut residual: Vec<f64> = self
+            .alpha
             .iter()
             .zip(&self.rows.obs_error)
             .map(|(alpha, error)| alpha * error * error)
-            .collect()
+            .collect();
+        for (one, other, covariance) in self.rows.error_covariances() {
+            residual[one] += covariance * self.alpha[other];
+            residual[other] += covariance * self.alpha[one];
+        }
+        residual
     }
 
     pub(crate) fn compress(&self, time_h: f64) -> Compression {
@@ -453,8 +459,8 @@ impl Analysis {
             .map(|p| (p, p))
             .chain(pairs.iter().copied())
             .collect();
-        // None where no term links the two: their covariance is zero.
-        let group = self.network.groups();
+        // None where nothing links the two: their covariance is zero.
+        let group = self.rows.groups(&self.network);
         let reductions: Vec<Option<Matrix>> = wanted
             .iter()
             .map(|&(p, q)| {
@@ -633,6 +639,16 @@ impl Analysis {
     pub fn station_information(&self) -> Result<(Vec<f64>, Vec<f64>)> {
         let mut degrees = Vec::with_capacity(self.network.n_stations());
         let mut gain = Vec::with_capacity(self.network.n_stations());
+        // Of the errors' correlations: what they add to ln det R_I, and to tr(R_I C_II).
+        let mut log_correlation = vec![0.0; self.network.n_stations()];
+        for block in self.rows.error_blocks() {
+            log_correlation[self.rows.station[block.rows[0]]] +=
+                block.correlation_factor()?.log_determinant();
+        }
+        let mut shared = vec![0.0; self.network.n_stations()];
+        for (one, other, covariance) in self.rows.error_covariances() {
+            shared[self.rows.station[one]] += 2.0 * covariance * self.precision.get(one, other);
+        }
         for station in 0..self.network.n_stations() {
             let held = self.rows_of(station)?;
             let variances: Vec<f64> = held
@@ -644,9 +660,11 @@ impl Analysis {
                     .zip(&variances)
                     .map(|(&i, variance)| 1.0 - variance * self.precision.get(i, i))
                     .sum::<f64>()
+                    - shared[station]
                     + 0.0, // an empty sum is -0.0
             );
-            let log_error: f64 = variances.iter().map(|variance| variance.ln()).sum();
+            let log_error = variances.iter().map(|variance| variance.ln()).sum::<f64>()
+                + log_correlation[station];
             gain.push(-0.5 * (self.held_factor(&held)?.log_determinant() + log_error));
         }
         Ok((degrees, gain))

@@ -135,6 +135,10 @@ impl Analysis {
                 *total += value;
             }
         }
+        for (one, other, covariance) in self.rows.error_covariances() {
+            let both = self.alpha[one] * self.alpha[other] - self.precision.get(one, other);
+            gradient[obs_error] += 2.0 * both * covariance;
+        }
         Ok(layouts
             .iter()
             .enumerate()

@@ -6,6 +6,7 @@
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor as llt;
 use faer::linalg::matmul::matmul;
+use faer::linalg::solvers::Solve;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, MatMut, MatRef, Par, Side};
 use rayon::prelude::*;
@@ -238,6 +239,15 @@ impl Matrix {
         product
     }
 
+    /// `A^-1 B` of a small square matrix, by elimination with partial pivoting.
+    pub fn solve(&self, right: &Matrix) -> Matrix {
+        let mut solution = right.clone();
+        self.view()
+            .partial_piv_lu()
+            .solve_in_place(solution.view_mut());
+        solution
+    }
+
     /// The smallest eigenvalue of a symmetric matrix; not a number when the iteration fails.
     pub fn smallest_eigenvalue(&self) -> f64 {
         self.view()
@@ -388,6 +398,11 @@ impl Cholesky {
     /// The diagonal of `L`.
     pub fn diagonal(&self) -> impl Iterator<Item = f64> + '_ {
         (0..self.lower.n_rows).map(|i| self.lower.get(i, i))
+    }
+
+    /// `L`, zeros above its diagonal.
+    pub fn into_lower(self) -> Matrix {
+        self.lower
     }
 
     /// `ln det A`.

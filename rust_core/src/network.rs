@@ -1,11 +1,13 @@
 //! Stations, what they observed, and the prior covariance between their observations.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rayon::prelude::*;
 
 use crate::covariance::{Embedded, Term};
 use crate::error::{KernelError, Result};
 use crate::interrupt::Interrupt;
-use crate::linalg::{BlockCholesky, Matrix};
+use crate::linalg::{BlockCholesky, Cholesky, Matrix};
 
 /// A squared pivot below this fraction of its variance has lost all its digits to cancellation.
 const RELATIVE_PIVOT_MINIMUM: f64 = 1e-13;
@@ -197,24 +199,64 @@ impl Network {
         })
     }
 
-    /// The quantities that no term correlates with the others go apart: a group number for each.
-    pub(crate) fn groups(&self) -> Vec<usize> {
-        let n = self.n_quantities();
-        let mut group: Vec<usize> = (0..n).collect();
-        for p in 0..n {
-            for q in 0..p {
-                let is_linked = self.terms.iter().any(|t| t.between_quantities(p, q) != 0.0);
-                if is_linked && group[p] != group[q] {
-                    let (from, to) = (group[p].max(group[q]), group[p].min(group[q]));
-                    for value in &mut group {
-                        if *value == from {
-                            *value = to;
-                        }
-                    }
-                }
+    /// Pairs of quantities that a term correlates.
+    fn linked_quantities(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        (0..self.n_quantities())
+            .flat_map(|p| (0..p).map(move |q| (p, q)))
+            .filter(|&(p, q)| self.terms.iter().any(|t| t.between_quantities(p, q) != 0.0))
+    }
+}
+
+/// The smallest number that each of `0..n` is linked with, itself included, over any number of links.
+fn joined(n: usize, links: impl Iterator<Item = (usize, usize)>) -> Vec<usize> {
+    let mut parent: Vec<usize> = (0..n).collect();
+    let root = |parent: &[usize], mut i: usize| {
+        while parent[i] != i {
+            i = parent[i];
+        }
+        i
+    };
+    for (a, b) in links {
+        let (a, b) = (root(&parent, a), root(&parent, b));
+        parent[a.max(b)] = a.min(b);
+    }
+    (0..n).map(|i| root(&parent, i)).collect()
+}
+
+/// Two rows whose errors go together, as those of the parameters of one sounding do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ErrorLink {
+    pub one: usize,
+    pub other: usize,
+    pub correlation: f64,
+}
+
+/// Rows whose errors go together, in ascending order, and the links between them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ErrorBlock {
+    pub rows: Vec<usize>,
+    pub links: Vec<ErrorLink>,
+}
+
+impl ErrorBlock {
+    /// Lower factor of the correlation matrix of the errors.
+    pub fn correlation_factor(&self) -> Result<Cholesky> {
+        let mut correlation = Matrix::identity(self.rows.len());
+        for link in &self.links {
+            if let (Ok(a), Ok(b)) = (
+                self.rows.binary_search(&link.one),
+                self.rows.binary_search(&link.other),
+            ) {
+                correlation.set(a, b, link.correlation);
+                correlation.set(b, a, link.correlation);
             }
         }
-        group
+        Cholesky::new(correlation, &Interrupt::default()).map_err(|k| {
+            invalid(format!(
+                "error_correlation must be positive definite, it is not at row {} of {:?}",
+                self.rows[k], self.rows
+            ))
+        })
     }
 }
 
@@ -231,6 +273,9 @@ pub struct Rows {
     pub obs_error: Vec<f64>,
     /// Factor on the standard deviation of modulated terms.
     pub amplitude: Vec<f64>,
+    /// Rows of one station whose errors are correlated; those of all other pairs are not. `R_ij = rho e_i e_j`, so that an
+    /// error that is made larger, as by a robust weight, takes its covariances along.
+    pub error_links: Vec<ErrorLink>,
 }
 
 impl Rows {
@@ -269,13 +314,119 @@ impl Rows {
         check_not_negative("obs_error", &self.obs_error)?;
         check_not_negative("amplitude", &self.amplitude)?;
         check_index("station", &self.station, network.n_stations)?;
-        check_index("quantity", &self.quantity, network.n_quantities())
+        check_index("quantity", &self.quantity, network.n_quantities())?;
+        self.check_links()
+    }
+
+    fn check_links(&self) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        for link in &self.error_links {
+            let (one, other) = (link.one, link.other);
+            check_index("error_pair", &[one, other], self.len())?;
+            if one == other || !seen.insert((one.min(other), one.max(other))) {
+                return Err(invalid(format!(
+                    "error_pair must name two rows, once, got ({one}, {other})"
+                )));
+            }
+            if self.station[one] != self.station[other] {
+                return Err(invalid(format!(
+                    "error_pair must be of one station, got rows {one} and {other} of stations {} and {}",
+                    self.station[one], self.station[other]
+                )));
+            }
+            if !link.correlation.is_finite() {
+                return Err(invalid(format!(
+                    "error_correlation must be finite, got {} of rows {one} and {other}",
+                    link.correlation
+                )));
+            }
+        }
+        for block in self.error_blocks() {
+            block.correlation_factor()?;
+        }
+        Ok(())
+    }
+
+    /// The rows whose errors go together, over any number of links.
+    pub(crate) fn error_blocks(&self) -> Vec<ErrorBlock> {
+        let first = joined(
+            self.len(),
+            self.error_links.iter().map(|link| (link.one, link.other)),
+        );
+        let mut blocks: BTreeMap<usize, ErrorBlock> = BTreeMap::new();
+        for link in &self.error_links {
+            let block = blocks.entry(first[link.one]).or_default();
+            block.links.push(*link);
+        }
+        for (row, first) in first.iter().enumerate() {
+            if let Some(block) = blocks.get_mut(first) {
+                block.rows.push(row);
+            }
+        }
+        blocks.into_values().collect()
+    }
+
+    /// Lower `G` with `R_I = G G'` of a station's rows I.
+    pub(crate) fn error_root(&self, rows: &[usize]) -> Result<Matrix> {
+        let links = self
+            .error_links
+            .iter()
+            .filter(|link| rows.contains(&link.one));
+        let block = ErrorBlock {
+            rows: rows.to_vec(),
+            links: links.copied().collect(),
+        };
+        let mut root = block.correlation_factor()?.into_lower();
+        for j in 0..rows.len() {
+            for (element, &row) in root.column_mut(j).iter_mut().zip(rows) {
+                *element *= self.obs_error[row];
+            }
+        }
+        Ok(root)
+    }
+
+    /// `R_ij` of every link.
+    pub(crate) fn error_covariances(&self) -> impl Iterator<Item = (usize, usize, f64)> + '_ {
+        self.error_links.iter().map(|link| {
+            let (one, other) = (link.one, link.other);
+            let covariance = link.correlation * self.obs_error[one] * self.obs_error[other];
+            (one, other, covariance)
+        })
+    }
+
+    /// Quantities that neither a term nor an error correlates with the others go apart: a group number for each.
+    pub(crate) fn groups(&self, network: &Network) -> Vec<usize> {
+        let of_errors = self
+            .error_links
+            .iter()
+            .map(|link| (self.quantity[link.one], self.quantity[link.other]));
+        joined(
+            network.n_quantities(),
+            network.linked_quantities().chain(of_errors),
+        )
     }
 
     pub fn select(&self, rows: &[usize]) -> Self {
         let floats = |values: &[f64]| rows.iter().map(|&i| values[i]).collect();
         let indices = |values: &[usize]| rows.iter().map(|&i| values[i]).collect();
+        let position: BTreeMap<usize, usize> = if self.error_links.is_empty() {
+            BTreeMap::new()
+        } else {
+            rows.iter().enumerate().map(|(k, &row)| (row, k)).collect()
+        };
+        let error_links = self
+            .error_links
+            .iter()
+            .filter_map(|link| {
+                Some(ErrorLink {
+                    one: *position.get(&link.one)?,
+                    other: *position.get(&link.other)?,
+                    correlation: link.correlation,
+                })
+            })
+            .collect();
         Self {
+            error_links,
             station: indices(&self.station),
             quantity: indices(&self.quantity),
             time_h: floats(&self.time_h),
@@ -285,9 +436,9 @@ impl Rows {
         }
     }
 
-    /// The rows of each group of quantities that no term correlates with the others: S has zeros between them.
+    /// The rows of each group of quantities that nothing correlates with the others: S has zeros between them.
     pub(crate) fn blocks(&self, network: &Network) -> Vec<Vec<usize>> {
-        let group = network.groups();
+        let group = self.groups(network);
         let mut blocks = vec![Vec::new(); network.n_quantities()];
         for (row, &quantity) in self.quantity.iter().enumerate() {
             blocks[group[quantity]].push(row);
@@ -298,7 +449,7 @@ impl Rows {
 
     /// Lower triangle of the innovation covariance S, shape (m, m).
     fn innovation_covariance(&self, network: &Network, interrupt: &Interrupt) -> Result<Matrix> {
-        let covariance = Matrix::from_columns(self.len(), self.len(), |j, column| {
+        let mut covariance = Matrix::from_columns(self.len(), self.len(), |j, column| {
             if interrupt.check().is_err() {
                 return;
             }
@@ -309,6 +460,10 @@ impl Rows {
             column[j] += self.obs_error[j].powi(2);
         });
         interrupt.check()?;
+        for (one, other, error) in self.error_covariances() {
+            let (i, j) = (one.max(other), one.min(other));
+            covariance.set(i, j, covariance.get(i, j) + error);
+        }
         Ok(covariance)
     }
 
@@ -331,10 +486,8 @@ impl Rows {
                 BlockCholesky::new(&covariance, blocks, RELATIVE_PIVOT_MINIMUM, interrupt);
             interrupt.check()?;
             if let Ok(factor) = outcome {
-                for (error, variance) in self.obs_error.iter_mut().zip(&variance) {
-                    if jitter > 0.0 {
-                        *error = (*error * *error + jitter * variance).sqrt();
-                    }
+                if jitter > 0.0 {
+                    self.raise_variances(jitter, &variance);
                 }
                 return Ok((factor, jitter));
             }
@@ -350,6 +503,20 @@ impl Rows {
             for (i, variance) in variance.iter().enumerate() {
                 covariance.set(i, i, variance * (1.0 + jitter));
             }
+        }
+    }
+
+    /// Adds a share of `variance` to the error variances; what errors have in common stays.
+    fn raise_variances(&mut self, jitter: f64, variance: &[f64]) {
+        let covariances: Vec<f64> = self
+            .error_covariances()
+            .map(|(_, _, value)| value)
+            .collect();
+        for (error, variance) in self.obs_error.iter_mut().zip(variance) {
+            *error = (*error * *error + jitter * variance).sqrt();
+        }
+        for (link, covariance) in self.error_links.iter_mut().zip(covariances) {
+            link.correlation = covariance / (self.obs_error[link.one] * self.obs_error[link.other]);
         }
     }
 

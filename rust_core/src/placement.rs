@@ -134,19 +134,22 @@ impl Analysis {
                 "error_factor must be positive, got {error_factor}"
             )));
         }
-        // R changes by -sign E^2: the matrix in the middle is E (I - sign E C_II E)^-1 E, times sign.
+        // R changes by -sign G G': the matrix in the middle is G (I - sign G' C_II G)^-1 G', times sign.
         let change = 1.0 - error_factor * error_factor;
         let sign = change.signum();
         let mut gain = self.per_station(targets, interrupt, |rows, own| {
-            let root: Vec<f64> = rows
-                .iter()
-                .map(|&i| change.abs().sqrt() * self.rows.obs_error[i])
-                .collect();
+            let mut root = self.rows.error_root(rows)?;
+            for j in 0..rows.len() {
+                let column = root.column_mut(j);
+                column
+                    .iter_mut()
+                    .for_each(|element| *element *= change.abs().sqrt());
+            }
+            let product = root.transpose_times(&self.precision.select(rows).times(&root));
             let mut inner = Matrix::identity(rows.len());
-            for (j, &column) in rows.iter().enumerate() {
-                for (i, &row) in rows.iter().enumerate() {
-                    let value = root[i] * self.precision.get(row, column) * root[j];
-                    inner.set(i, j, inner.get(i, j) - sign * value);
+            for j in 0..rows.len() {
+                for i in 0..rows.len() {
+                    inner.set(i, j, inner.get(i, j) - sign * product.get(i, j));
                 }
             }
             let factor = Cholesky::new(inner, &Interrupt::default()).map_err(|row| {
@@ -157,14 +160,7 @@ impl Analysis {
             })?;
             Ok(own
                 .into_iter()
-                .map(|mut part| {
-                    for j in 0..part.n_columns() {
-                        for (value, root) in part.column_mut(j).iter_mut().zip(&root) {
-                            *value *= root;
-                        }
-                    }
-                    factor.solve_lower(part)
-                })
+                .map(|part| factor.solve_lower(root.transpose_times(&part)))
                 .collect())
         })?;
         gain.iter_mut().for_each(|value| *value *= sign);

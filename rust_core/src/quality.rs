@@ -6,13 +6,15 @@
 //!
 //! Rejecting an observation or changing its error is a rank-one change of C = S^-1, so the whole chain costs
 //! one factorisation: with `delta` added to the error variance of row i,
-//! `C' = C - C_:i C_i: delta / (1 + delta C_ii)`, and rejection is the limit of infinite `delta`.
+//! `C' = C - C_:i C_i: delta / (1 + delta C_ii)`, and rejection is the limit of infinite `delta`. Where errors of several
+//! rows go together a weight changes their covariances too, by `D` in rows and columns B:
+//! `C' = C - C_:B (I + D C_BB)^-1 D C_B:`.
 
 use crate::arguments::thread_pool;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::linalg::Matrix;
-use crate::network::{Network, Rows, check_length, invalid};
+use crate::network::{ErrorLink, Network, Rows, check_length, invalid};
 
 /// Sweeps of the robust weights: they settle to 1 % within three.
 const WEIGHT_SWEEPS: usize = 3;
@@ -84,6 +86,153 @@ impl Judged {
             if scale != 0.0 {
                 for (value, &other) in self.precision.column_mut(j).iter_mut().zip(&column) {
                     *value -= scale * other;
+                }
+            }
+        }
+    }
+}
+
+/// Whose errors go with those of each row, and how they are correlated.
+struct Partners {
+    of_row: Vec<Vec<(usize, f64)>>,
+}
+
+impl Partners {
+    fn new(rows: &Rows) -> Self {
+        let mut of_row = vec![Vec::new(); rows.len()];
+        for &ErrorLink {
+            one,
+            other,
+            correlation,
+        } in &rows.error_links
+        {
+            of_row[one].push((other, correlation));
+            of_row[other].push((one, correlation));
+        }
+        Self { of_row }
+    }
+
+    /// The partners of row `i` that are still in, and the covariance of their errors with an error of one sd.
+    fn within<'a>(
+        &'a self,
+        i: usize,
+        rows: &'a Rows,
+        weight: &'a [Option<f64>],
+    ) -> impl Iterator<Item = (usize, f64)> + 'a {
+        self.of_row[i].iter().filter_map(move |&(j, correlation)| {
+            weight[j].map(|own| (j, correlation * rows.obs_error[j] / own.sqrt()))
+        })
+    }
+}
+
+impl Judged {
+    /// Score of row `i`, whose weight is `old`, as if its weight were 1, so that a weight does not excuse itself.
+    fn nominal_score(
+        &self,
+        i: usize,
+        old: f64,
+        rows: &Rows,
+        partners: &Partners,
+        weight: &[Option<f64>],
+    ) -> f64 {
+        let variance = rows.obs_error[i].powi(2);
+        let own = self.precision.get(i, i);
+        let mut residual = self.alpha[i] / own;
+        let mut nominal = 1.0 / own - variance / old + variance;
+        // With r the covariances of the error at weight 1 with the other rows, at weight w they are r / sqrt(w). S_o is
+        // the covariance of the others, of which C knows the inverse: C_oo - C_oi C_io / C_ii.
+        let shared: Vec<(usize, f64)> = partners
+            .within(i, rows, weight)
+            .map(|(j, covariance)| (j, covariance * rows.obs_error[i]))
+            .collect();
+        if !shared.is_empty() {
+            let (mut of_alpha, mut of_own, mut squared) = (0.0, 0.0, 0.0);
+            for &(j, r) in &shared {
+                of_alpha += r * (self.alpha[j] - self.precision.get(j, i) * residual);
+                of_own += r * self.precision.get(j, i) / own;
+                for &(k, s) in &shared {
+                    let between = self.precision.get(j, k)
+                        - self.precision.get(j, i) * self.precision.get(k, i) / own;
+                    squared += r * s * between;
+                }
+            }
+            let change = 1.0 - 1.0 / old.sqrt();
+            // S_oi grows by change r: the prediction by change r' S_o^-1 d_o, the variance falls by
+            // 2 change r' S_o^-1 S_oi + change^2 r' S_o^-1 r, where S_o^-1 S_oi = -C_oi / C_ii.
+            residual -= change * of_alpha;
+            nominal += 2.0 * change * of_own - change * change * squared;
+        }
+        residual.abs() / nominal.sqrt()
+    }
+
+    /// Gives row `i` the weight `new` instead of `old`; the weights of the others are `weight`.
+    fn change_weight(
+        &mut self,
+        i: usize,
+        (old, new): (f64, f64),
+        rows: &Rows,
+        partners: &Partners,
+        weight: &[Option<f64>],
+    ) {
+        let variance = rows.obs_error[i].powi(2);
+        let delta = variance / new - variance / old;
+        let shared: Vec<(usize, f64)> = partners.within(i, rows, weight).collect();
+        if shared.is_empty() {
+            self.change_error(i, delta);
+            return;
+        }
+        let block: Vec<usize> = std::iter::once(i)
+            .chain(shared.iter().map(|&(j, _)| j))
+            .collect();
+        let mut change = Matrix::zeros(block.len(), block.len());
+        change.set(0, 0, delta);
+        for (k, &(_, covariance)) in shared.iter().enumerate() {
+            let value = covariance * rows.obs_error[i] * (1.0 / new.sqrt() - 1.0 / old.sqrt());
+            change.set(0, k + 1, value);
+            change.set(k + 1, 0, value);
+        }
+        self.change_errors(&block, &change);
+    }
+
+    /// Adds `change` to the error covariances of the rows `block`.
+    fn change_errors(&mut self, block: &[usize], change: &Matrix) {
+        let n = block.len();
+        let mut inner = change.times(&self.precision.select(block));
+        for k in 0..n {
+            inner.set(k, k, inner.get(k, k) + 1.0);
+        }
+        let middle = inner.solve(change);
+        let columns: Vec<Vec<f64>> = block
+            .iter()
+            .map(|&i| self.precision.column(i).to_vec())
+            .collect();
+        // K C_B:, K the middle, symmetric but for rounding.
+        let weighted: Vec<Vec<f64>> = (0..n)
+            .map(|a| {
+                let mut sum = vec![0.0; columns[a].len()];
+                for (b, column) in columns.iter().enumerate() {
+                    let factor = 0.5 * (middle.get(a, b) + middle.get(b, a));
+                    for (total, &element) in sum.iter_mut().zip(column) {
+                        *total += factor * element;
+                    }
+                }
+                sum
+            })
+            .collect();
+        let alpha: Vec<f64> = block.iter().map(|&i| self.alpha[i]).collect();
+        for (own, weights) in alpha.iter().zip(&weighted) {
+            for (value, weight) in self.alpha.iter_mut().zip(weights) {
+                *value -= weight * own;
+            }
+        }
+        for j in 0..self.precision.n_columns() {
+            for (weights, column) in weighted.iter().zip(&columns) {
+                let scale = column[j];
+                if scale != 0.0 {
+                    let target = self.precision.column_mut(j);
+                    for (value, &weight) in target.iter_mut().zip(weights) {
+                        *value -= scale * weight;
+                    }
                 }
             }
         }
@@ -187,15 +336,12 @@ fn judge(
         }
     }
 
+    let partners = Partners::new(&rows);
     for sweep in 0..WEIGHT_SWEEPS {
         let changes: Vec<(usize, f64, f64)> = (0..rows.len())
             .filter_map(|k| weight[k].map(|old| (k, old)))
             .filter_map(|(k, old)| {
-                let variance = rows.obs_error[k].powi(2);
-                let own = judged.precision.get(k, k);
-                // The residual's variance with the nominal error, so that a weight does not excuse itself.
-                let nominal = 1.0 / own - variance / old + variance;
-                let score = (judged.alpha[k] / own).abs() / nominal.sqrt();
+                let score = judged.nominal_score(k, old, &rows, &partners, &weight);
                 let new = if score > thresholds.full_weight_sd {
                     thresholds.full_weight_sd / score
                 } else {
@@ -208,8 +354,7 @@ fn judge(
         for (k, old, new) in changes {
             interrupt.check()?;
             if !is_anew {
-                let variance = rows.obs_error[k].powi(2);
-                judged.change_error(k, variance / new - variance / old);
+                judged.change_weight(k, (old, new), &rows, &partners, &weight);
             }
             weight[k] = Some(new);
         }

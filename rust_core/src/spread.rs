@@ -68,9 +68,9 @@ impl Analysis {
             )));
         }
         let innovation = self.innovation_or(question.innovation)?;
-        // Quantities that no term links have zeros between them: each group of them is a problem of its own, and one whose
+        // Quantities that nothing links have zeros between them: each group of them is a problem of its own, and one whose
         // rows have no weight is none.
-        let group = self.network.groups();
+        let group = self.rows.groups(&self.network);
         let group_of = |row: usize| group[self.rows.quantity[row]];
         let mut rows_of_group = vec![Vec::new(); self.n_quantities()];
         let mut is_asked = vec![false; self.n_quantities()];

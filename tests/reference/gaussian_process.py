@@ -30,8 +30,17 @@ def correlation(kind: str, scaled: Array) -> Array:
 
 
 def posterior(
-    prior: Array, cross: Array, points_prior: Array, innovation: Array, error: Array
+    prior: Array, cross: Array, points_prior: Array, innovation: Array, noise: Array
 ) -> tuple[Array, Array]:
-    """Mean (n,) and covariance (n, n) at n points; prior (m, m), cross (m, n), points_prior (n, n)."""
-    inverse = np.linalg.inv(prior + np.diag(error**2))
+    """Mean (n,) and covariance (n, n) at n points; prior, noise (m, m), cross (m, n), points_prior (n, n)."""
+    inverse = np.linalg.inv(prior + noise)
     return cross.T @ inverse @ innovation, points_prior - cross.T @ inverse @ cross
+
+
+def against_others(total: Array, innovation: Array, own: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Residual (n,) of the rows `own` against the prediction of all others, and its covariance (n, n)."""
+    others = np.setdiff1d(np.arange(innovation.size), own)
+    gain = np.linalg.solve(total[np.ix_(others, others)], total[np.ix_(others, own)])
+    return innovation[own] - gain.T @ innovation[others], total[np.ix_(own, own)] - gain.T @ total[
+        np.ix_(others, own)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,17 @@ class Problem:
     innovation: Array
     error: Array
     amplitude: Array
+    pair: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    """Rows whose errors are correlated, (K, 2), and by how much, (K,)."""
+    pair_correlation: Array = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def noise(self) -> Array:
+        """Covariance of the errors (m, m)."""
+        correlation = np.eye(self.error.size)
+        correlation[self.pair[:, 0], self.pair[:, 1]] = self.pair_correlation
+        correlation[self.pair[:, 1], self.pair[:, 0]] = self.pair_correlation
+        return np.outer(self.error, self.error) * correlation
 
     def solve(
         self, terms: list[Term] = TERMS, threads: int = 1, max_jitter: float = 0.0
@@ -115,13 +126,21 @@ class Problem:
             innovation=self.innovation,
             obs_error=self.error,
             amplitude=self.amplitude,
+            error_pair=self.pair if self.pair.size else None,
+            error_correlation=self.pair_correlation if self.pair.size else None,
             max_jitter=max_jitter,
             n_threads=threads,
         )
 
     def keep(self, rows: NDArray[Any]) -> Problem:
+        number = np.full(self.station.size, -1)
+        number[rows] = np.arange(self.station[rows].size)
+        pair = number[self.pair]
+        is_whole = np.all(pair >= 0, axis=1)
         return replace(
             self,
+            pair=pair[is_whole],
+            pair_correlation=self.pair_correlation[is_whole],
             station=self.station[rows],
             quantity=self.quantity[rows],
             time_h=self.time_h[rows],
@@ -166,6 +185,27 @@ def problem(seed: int = 1, n_stations: int = 7, n_obs: int = 60, n_quantities: i
         error=random.uniform(0.02, 0.06, n_obs),
         amplitude=random.uniform(0.5, 1.5, n_obs),
     )
+
+
+def sounded(p: Problem, seed: int = 3) -> Problem:
+    """The problem with the errors of every three rows of a station correlated, as those of one sounding are.
+
+    Of every other three the first two and the last two are a pair, the first and the last are not.
+    """
+    random = np.random.default_rng(seed)
+    pair, correlation = [], []
+    for station in range(p.latitude.size):
+        own = random.permutation(np.flatnonzero(p.station == station))
+        for number, (a, b, c) in enumerate(own[: own.size // 3 * 3].reshape(-1, 3)):
+            if number % 2:
+                pair += [(a, b), (c, b)]
+                correlation += list(random.uniform(-0.65, 0.65, 2))
+            else:
+                root = random.normal(size=(3, 4))
+                between = np.corrcoef(root)
+                pair += [(a, b), (c, a), (b, c)]
+                correlation += [between[0, 1], between[0, 2], between[1, 2]]
+    return replace(p, pair=np.array(pair).reshape(-1, 2), pair_correlation=np.array(correlation))
 
 
 def covariance(terms: list[Term], a: Places, b: Places, *, mapped_only: bool) -> Array:

@@ -9,13 +9,14 @@ use super::interruptible;
 use crate::analysis::{self, Analysis};
 use crate::covariance::{Shape, Term};
 use crate::linalg::Matrix;
-use crate::network::{Network, Rows, Site};
+use crate::network::{ErrorLink, Network, Rows, Site};
 use crate::placement::Targets;
 use crate::quality::{Flag, Thresholds, screen};
 use crate::spread::SpreadQuestion;
 
 type Floats<'py> = PyReadonlyArray1<'py, f64>;
 type Table<'py> = PyReadonlyArray2<'py, f64>;
+type Pairs<'py> = PyReadonlyArray2<'py, i64>;
 
 fn floats(array: &Floats<'_>) -> Vec<f64> {
     array.as_array().to_vec()
@@ -62,6 +63,46 @@ fn amplitude_table(
             array.dim()
         )))
     }
+}
+
+/// `error_pair` (K, 2) and `error_correlation` (K,), both or neither.
+fn error_links(
+    error_pair: Option<&Pairs<'_>>,
+    error_correlation: Option<&Floats<'_>>,
+) -> PyResult<Vec<ErrorLink>> {
+    let (pairs, correlations) = match (error_pair, error_correlation) {
+        (None, None) => return Ok(Vec::new()),
+        (Some(pairs), Some(correlations)) => (pairs.as_array(), floats(correlations)),
+        _ => {
+            return Err(PyValueError::new_err(
+                "error_pair and error_correlation belong together, got one of them",
+            ));
+        }
+    };
+    if pairs.dim() != (correlations.len(), 2) {
+        return Err(PyValueError::new_err(format!(
+            "error_pair must have shape ({}, 2) with {0} values of error_correlation, got {:?}",
+            correlations.len(),
+            pairs.dim()
+        )));
+    }
+    let row = |value: i64| {
+        usize::try_from(value).map_err(|_| {
+            PyValueError::new_err(format!("error_pair must not be negative, got {value}"))
+        })
+    };
+    pairs
+        .rows()
+        .into_iter()
+        .zip(correlations)
+        .map(|(pair, correlation)| {
+            Ok(ErrorLink {
+                one: row(pair[0])?,
+                other: row(pair[1])?,
+                correlation,
+            })
+        })
+        .collect()
 }
 
 #[pyclass(name = "CovarianceTerm", module = "rust_core", frozen)]
@@ -163,9 +204,11 @@ fn rows(
     innovation: &Floats<'_>,
     obs_error: &Floats<'_>,
     amplitude: Option<&Floats<'_>>,
+    (error_pair, error_correlation): (Option<&Pairs<'_>>, Option<&Floats<'_>>),
 ) -> PyResult<Rows> {
     let station = indices("station", station)?;
     Ok(Rows {
+        error_links: error_links(error_pair, error_correlation)?,
         quantity: indices("quantity", quantity)?,
         time_h: floats(time_h),
         innovation: floats(innovation),
@@ -178,7 +221,7 @@ fn rows(
 #[pymethods]
 impl PyAnalysis {
     #[new]
-    #[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, innovation, obs_error, amplitude=None, max_jitter=0.0, n_threads=0))]
+    #[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, innovation, obs_error, amplitude=None, error_pair=None, error_correlation=None, max_jitter=0.0, n_threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -191,6 +234,8 @@ impl PyAnalysis {
         innovation: Floats<'_>,
         obs_error: Floats<'_>,
         amplitude: Option<Floats<'_>>,
+        error_pair: Option<Pairs<'_>>,
+        error_correlation: Option<Floats<'_>>,
         max_jitter: f64,
         n_threads: usize,
     ) -> PyResult<Self> {
@@ -204,6 +249,7 @@ impl PyAnalysis {
             &innovation,
             &obs_error,
             amplitude.as_ref(),
+            (error_pair.as_ref(), error_correlation.as_ref()),
         )?;
         let analysis = interruptible(py, |interrupt| {
             let network = Network::new(terms, &latitude, &longitude)?;
@@ -550,7 +596,7 @@ impl PyAnalysis {
 }
 
 #[pyfunction]
-#[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, value, innovation, obs_error, minimum, maximum, background_sd, buddy_sd, full_weight_sd, amplitude=None, max_jitter=0.0, n_threads=0))]
+#[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, value, innovation, obs_error, minimum, maximum, background_sd, buddy_sd, full_weight_sd, amplitude=None, error_pair=None, error_correlation=None, max_jitter=0.0, n_threads=0))]
 #[allow(clippy::too_many_arguments, clippy::type_complexity)]
 fn screen_observations<'py>(
     py: Python<'py>,
@@ -569,6 +615,8 @@ fn screen_observations<'py>(
     buddy_sd: f64,
     full_weight_sd: f64,
     amplitude: Option<Floats<'py>>,
+    error_pair: Option<Pairs<'py>>,
+    error_correlation: Option<Floats<'py>>,
     max_jitter: f64,
     n_threads: usize,
 ) -> PyResult<(Vec<&'static str>, Bound<'py, PyArray1<f64>>)> {
@@ -583,6 +631,7 @@ fn screen_observations<'py>(
         &innovation,
         &obs_error,
         amplitude.as_ref(),
+        (error_pair.as_ref(), error_correlation.as_ref()),
     )?;
     let thresholds = Thresholds {
         minimum,
