@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -155,7 +156,10 @@ def solve(
     with np.errstate(divide="ignore"):
         error = obs_error / scale
     terms = kernel.build_terms()
-    network = {"station_latitude_deg": nodes.latitude_deg, "station_longitude_deg": nodes.longitude_deg}
+    network: dict[str, Any] = {
+        "station_latitude_deg": nodes.latitude_deg,
+        "station_longitude_deg": nodes.longitude_deg,
+    }
 
     limits = np.array([(kernel.quantity(name).minimum, kernel.quantity(name).maximum) for name in QUANTITIES])
     is_possible = (value >= limits[quantity, 0]) & (value <= limits[quantity, 1])
