@@ -14,11 +14,13 @@ use crate::arguments::thread_pool;
 use crate::covariance::Term;
 use crate::error::{KernelError, Result};
 use crate::interrupt::Interrupt;
-use crate::linalg::{BlockCholesky, Cholesky, Matrix, dot, interpolation};
+use crate::linalg::{BlockCholesky, BlockMatrix, Blocks, Cholesky, Matrix, dot, interpolation};
 use crate::network::{Network, Rows, Site, check_finite, check_length, check_places, invalid};
 
 /// Grid points that one thread works on at a time: fixed, because the blocking decides the rounding.
 const BLOCK_POINTS: usize = 256;
+/// Sites whose covariances with all rows are held at a time.
+const CHUNK_SITES: usize = 256;
 /// A Gaussian field over this many stations is known from fewer of them.
 const FEWEST_TO_REDUCE: usize = 200;
 /// Share of the variance at any station that the others may leave open: what is mapped differs by its square root at most.
@@ -30,7 +32,7 @@ pub struct Analysis {
     pub(crate) rows: Rows,
     factor: BlockCholesky,
     /// C = S^-1, shape (m, m).
-    pub(crate) precision: Matrix,
+    pub(crate) precision: BlockMatrix,
     pub(crate) alpha: Vec<f64>,
     jitter: f64,
     pub(crate) pool: ThreadPool,
@@ -102,7 +104,9 @@ pub(crate) struct Compression {
     pub nodes: Vec<(usize, usize)>,
     /// Per quantity, the nodes that say something about it.
     pub of_quantity: Vec<Vec<usize>>,
-    /// Per quantity, `T_p`.
+    /// Per quantity, the block of rows that may say something about it; none without such rows.
+    pub block: Vec<Option<usize>>,
+    /// Per quantity, `T_p` at the rows of its block: the others are zero.
     pub temporal: Vec<Matrix>,
 }
 
@@ -164,8 +168,17 @@ impl Family {
 }
 
 impl Compression {
-    fn new(network: &Network, rows: &Rows, time_h: f64) -> Self {
+    fn new(network: &Network, rows: &Rows, blocks: &Blocks, time_h: f64) -> Self {
         let terms = network.terms();
+        let group = rows.groups(network);
+        let block: Vec<Option<usize>> = group
+            .iter()
+            .map(|own| {
+                blocks
+                    .iter()
+                    .position(|block| group[rows.quantity[block[0]]] == *own)
+            })
+            .collect();
         let mut rows_of = vec![Vec::new(); network.n_stations()];
         for (row, &station) in rows.station.iter().enumerate() {
             rows_of[station].push(row);
@@ -225,21 +238,29 @@ impl Compression {
             .iter()
             .enumerate()
             .map(|(p, chosen)| {
+                let Some(number) = block[p] else {
+                    return Matrix::zeros(0, 0);
+                };
+                let own = blocks.rows(number);
                 let scales: Vec<Vec<f64>> = families
                     .iter()
-                    .map(|family| (0..rows.len()).map(|i| between(family, p, i)).collect())
+                    .map(|family| own.iter().map(|&i| between(family, p, i)).collect())
                     .collect();
-                Matrix::from_columns(rows.len(), chosen.len(), |column_number, column| {
+                Matrix::from_columns(own.len(), chosen.len(), |column_number, column| {
                     let (f, k) = family_of[chosen[column_number]];
                     match &families[f].weights {
                         None => {
                             for &i in &rows_of[nodes[chosen[column_number]].1] {
-                                column[i] = scales[f][i];
+                                let (of_row, place) = blocks.place(i);
+                                if of_row == number {
+                                    column[place] = scales[f][place];
+                                }
                             }
                         }
                         Some(weights) => {
-                            for (i, element) in column.iter_mut().enumerate() {
-                                *element = scales[f][i] * weights.get(rows.station[i], k);
+                            for ((element, scale), &i) in column.iter_mut().zip(&scales[f]).zip(own)
+                            {
+                                *element = scale * weights.get(rows.station[i], k);
                             }
                         }
                     }
@@ -249,6 +270,7 @@ impl Compression {
         Self {
             nodes,
             of_quantity,
+            block,
             temporal,
         }
     }
@@ -388,12 +410,27 @@ impl Analysis {
     }
 
     pub(crate) fn compress(&self, time_h: f64) -> Compression {
-        Compression::new(&self.network, &self.rows, time_h)
+        Compression::new(&self.network, &self.rows, self.precision.blocks(), time_h)
     }
 
-    /// `L^-1 T`.
-    pub(crate) fn whiten(&self, right: Matrix) -> Matrix {
-        self.factor.solve_lower(right)
+    /// `L^-1 T_p` at the rows of its block, for every quantity.
+    pub(crate) fn whiten(
+        &self,
+        compression: &Compression,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Matrix>> {
+        compression
+            .temporal
+            .iter()
+            .zip(&compression.block)
+            .map(|(temporal, block)| {
+                interrupt.check()?;
+                Ok(match block {
+                    Some(block) => self.factor.factor(*block).solve_lower(temporal.clone()),
+                    None => temporal.clone(),
+                })
+            })
+            .collect()
     }
 
     pub(crate) fn prior_covariance(
@@ -444,27 +481,29 @@ impl Analysis {
         let weights: Vec<Vec<f64>> = compression
             .temporal
             .iter()
-            .map(|temporal| temporal.transpose_times_vector(&self.alpha))
-            .collect();
-        let whitened: Vec<Matrix> = compression
-            .temporal
-            .iter()
-            .map(|temporal| {
-                interrupt.check()?;
-                Ok(self.whiten(temporal.clone()))
+            .zip(&compression.block)
+            .map(|(temporal, block)| match block {
+                Some(block) => {
+                    let rows = self.precision.blocks().rows(*block);
+                    let own: Vec<f64> = rows.iter().map(|&row| self.alpha[row]).collect();
+                    temporal.transpose_times_vector(&own)
+                }
+                None => Vec::new(),
             })
-            .collect::<Result<_>>()?;
+            .collect();
+        let whitened = self.whiten(&compression, interrupt)?;
         // Every (p, q) whose covariance is wanted; the first ones are the variances.
         let wanted: Vec<(usize, usize)> = (0..n_quantities)
             .map(|p| (p, p))
             .chain(pairs.iter().copied())
             .collect();
-        // None where nothing links the two: their covariance is zero.
-        let group = self.rows.groups(&self.network);
+        // None where nothing links the two, or no row tells of them: nothing is explained.
+        let block = &compression.block;
         let reductions: Vec<Option<Matrix>> = wanted
             .iter()
             .map(|&(p, q)| {
-                (group[p] == group[q]).then(|| whitened[p].transpose_times(&whitened[q]))
+                (block[p].is_some() && block[p] == block[q])
+                    .then(|| whitened[p].transpose_times(&whitened[q]))
             })
             .enumerate()
             // A variance is a quadratic form: one triangle does.
@@ -495,7 +534,9 @@ impl Analysis {
                     .enumerate()
                     .map(|(k, (&(p, q), reduction))| {
                         let Some(reduction) = reduction else {
-                            return vec![0.0; chosen.len()];
+                            return (0..chosen.len())
+                                .map(|j| self.prior_covariance(points, p, q, first + j))
+                                .collect();
                         };
                         let reduced = if k < n_quantities {
                             reduction.lower_times(&u[q])
@@ -554,9 +595,6 @@ impl Analysis {
             self.check_station(site.station)?;
         }
         let alpha = self.alpha_of(innovation)?;
-        let mut cross = self
-            .pool
-            .install(|| self.network.cross_covariance(&self.rows, sites));
         // Of every station asked for: its rows, and what they would add.
         let mut held: BTreeMap<usize, (Vec<usize>, Cholesky, Vec<f64>)> = BTreeMap::new();
         if is_held_out {
@@ -570,35 +608,41 @@ impl Analysis {
                 let correction = factor.inverse(&Interrupt::default())?.times_vector(&own);
                 held.insert(site.station, (rows, factor, correction));
             }
+        }
+        let mut mean = Vec::with_capacity(sites.len());
+        let mut sd = Vec::with_capacity(sites.len());
+        for sites in sites.chunks(CHUNK_SITES) {
+            let mut cross = self
+                .pool
+                .install(|| self.network.cross_covariance(&self.rows, sites));
             for (j, site) in sites.iter().enumerate() {
-                for &row in &held[&site.station].0 {
-                    cross.set(row, j, 0.0);
+                if let Some((rows, ..)) = held.get(&site.station) {
+                    for &row in rows {
+                        cross.set(row, j, 0.0);
+                    }
                 }
             }
-        }
-        let whitened = self.pool.install(|| self.factor.solve_lower(cross.clone()));
-        let (mean, sd) = sites
-            .iter()
-            .enumerate()
-            .map(|(j, site)| {
+            let whitened = self.pool.install(|| self.factor.solve_lower(cross.clone()));
+            for (j, site) in sites.iter().enumerate() {
                 let column = cross.column(j);
-                let mut mean = dot(column, &alpha);
+                let mut center = dot(column, &alpha);
                 let mut explained = dot(whitened.column(j), whitened.column(j));
                 if let Some((rows, factor, correction)) = held.get(&site.station) {
                     // alpha without the station: alpha - C_:I C_II^-1 alpha_I, zero on the station's rows.
                     let own = Matrix::from_columns(rows.len(), 1, |_, values| {
                         for (value, &row) in values.iter_mut().zip(rows) {
-                            *value = dot(self.precision.column(row), column);
+                            *value = self.precision.row_times(row, column);
                         }
                     });
-                    mean -= dot(own.column(0), correction);
+                    center -= dot(own.column(0), correction);
                     let own = factor.solve_lower(own);
                     explained -= dot(own.column(0), own.column(0));
                 }
                 let prior = self.network.prior_variance(site.quantity, site.amplitude);
-                (mean, (prior - explained).max(0.0).sqrt())
-            })
-            .unzip();
+                mean.push(center);
+                sd.push((prior - explained).max(0.0).sqrt());
+            }
+        }
         Ok(Estimate {
             mean,
             sd,
@@ -623,7 +667,7 @@ impl Analysis {
         let innovation = self.innovation_or(innovation)?;
         let own: Vec<f64> = rows
             .iter()
-            .map(|&i| dot(self.precision.column(i), innovation))
+            .map(|&i| self.precision.row_times(i, innovation))
             .collect();
         let covariance = self.held_factor(&rows)?.inverse(&Interrupt::default())?;
         let residual = covariance.times_vector(&own);

@@ -101,17 +101,6 @@ impl Matrix {
         chosen
     }
 
-    /// The rows at `index`, all columns.
-    pub fn select_rows(&self, index: &[usize]) -> Self {
-        let mut chosen = Self::zeros(index.len(), self.n_columns);
-        for j in 0..self.n_columns {
-            for (i, &row) in index.iter().enumerate() {
-                chosen.set(i, j, self.get(row, j));
-            }
-        }
-        chosen
-    }
-
     /// Adds a matrix of the same shape.
     pub fn add(&mut self, other: &Matrix) {
         for (sum, value) in self.data.iter_mut().zip(&other.data) {
@@ -306,6 +295,52 @@ impl Matrix {
         Ok(())
     }
 
+    /// `L' L` of a lower triangular matrix: its lower triangle by blocks of columns in parallel, then mirrored.
+    fn symmetric_square(&self, interrupt: &Interrupt) -> error::Result<Matrix> {
+        let n = self.n_rows;
+        let mut product = Matrix::zeros(n, n);
+        if n == 0 {
+            return Ok(product);
+        }
+        product
+            .data
+            .par_chunks_mut(BLOCK_COLUMNS * n)
+            .enumerate()
+            .try_for_each(|(block, chunk)| -> error::Result<()> {
+                interrupt.check()?;
+                let first = block * BLOCK_COLUMNS;
+                let width = chunk.len() / n;
+                matmul(
+                    MatMut::from_column_major_slice_mut(chunk, n, width)
+                        .subrows_mut(first, n - first),
+                    Accum::Replace,
+                    self.view()
+                        .submatrix(first, first, n - first, n - first)
+                        .transpose(),
+                    self.view().submatrix(first, first, n - first, width),
+                    1.0,
+                    Par::Seq,
+                );
+                Ok(())
+            })?;
+        product.mirror();
+        Ok(product)
+    }
+
+    /// Copies the lower triangle to the upper one, in tiles: a whole column at a time would miss the cache at every step.
+    fn mirror(&mut self) {
+        let n = self.n_rows;
+        for first_column in (0..n).step_by(BLOCK_COLUMNS) {
+            for first_row in (0..=first_column).step_by(BLOCK_COLUMNS) {
+                for j in first_column..(first_column + BLOCK_COLUMNS).min(n) {
+                    for i in first_row..(first_row + BLOCK_COLUMNS).min(j) {
+                        self.data[j * n + i] = self.data[i * n + j];
+                    }
+                }
+            }
+        }
+    }
+
     fn view(&self) -> MatRef<'_, f64> {
         MatRef::from_column_major_slice(&self.data, self.n_rows, self.n_columns)
     }
@@ -432,13 +467,24 @@ impl Cholesky {
 
     /// `A^-1`, symmetric to the bit, column blocks in parallel.
     pub fn inverse(&self, interrupt: &Interrupt) -> error::Result<Matrix> {
+        self.lower_inverse(interrupt)?.symmetric_square(interrupt)
+    }
+
+    /// As `inverse`, where the factor is not needed any more: one matrix less at a time.
+    pub fn into_inverse(self, interrupt: &Interrupt) -> error::Result<Matrix> {
+        let lower_inverse = self.lower_inverse(interrupt)?;
+        drop(self);
+        lower_inverse.symmetric_square(interrupt)
+    }
+
+    /// `L^-1`.
+    fn lower_inverse(&self, interrupt: &Interrupt) -> error::Result<Matrix> {
         let n = self.lower.n_rows;
-        let mut inverse = Matrix::zeros(n, n);
-        if n == 0 {
-            return Ok(inverse);
-        }
-        // L^-1 first: the columns of a block are zero above the block, so only the trailing corner is solved.
         let mut lower_inverse = Matrix::zeros(n, n);
+        if n == 0 {
+            return Ok(lower_inverse);
+        }
+        // The columns of a block are zero above the block, so only the trailing corner is solved.
         lower_inverse
             .data
             .par_chunks_mut(BLOCK_COLUMNS * n)
@@ -460,91 +506,180 @@ impl Cholesky {
                 );
                 Ok(())
             })?;
-        // A^-1 = L^-T L^-1, lower triangle by blocks, then mirrored.
-        let factor = &lower_inverse;
-        inverse
-            .data
-            .par_chunks_mut(BLOCK_COLUMNS * n)
-            .enumerate()
-            .try_for_each(|(block, chunk)| -> error::Result<()> {
-                interrupt.check()?;
-                let first = block * BLOCK_COLUMNS;
-                let width = chunk.len() / n;
-                matmul(
-                    MatMut::from_column_major_slice_mut(chunk, n, width)
-                        .subrows_mut(first, n - first),
-                    Accum::Replace,
-                    factor
-                        .view()
-                        .submatrix(first, first, n - first, n - first)
-                        .transpose(),
-                    factor.view().submatrix(first, first, n - first, width),
-                    1.0,
-                    Par::Seq,
-                );
-                Ok(())
-            })?;
-        for j in 0..n {
-            for i in 0..j {
-                let mirrored = inverse.get(j, i);
-                inverse.set(i, j, mirrored);
+        Ok(lower_inverse)
+    }
+}
+
+/// Rows of a matrix that is block diagonal after sorting them into blocks.
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    /// Of every block, ascending.
+    rows: Vec<Vec<usize>>,
+    /// The block of every row, and its place there.
+    place: Vec<(usize, usize)>,
+}
+
+impl Blocks {
+    /// `rows` of every block, ascending; all of them together are `0..n_rows`.
+    pub fn new(n_rows: usize, rows: Vec<Vec<usize>>) -> Self {
+        let mut place = vec![(0, 0); n_rows];
+        for (number, block) in rows.iter().enumerate() {
+            for (k, &row) in block.iter().enumerate() {
+                place[row] = (number, k);
             }
         }
-        Ok(inverse)
+        Self { rows, place }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Vec<usize>> {
+        self.rows.iter()
+    }
+
+    pub fn rows(&self, block: usize) -> &[usize] {
+        &self.rows[block]
+    }
+
+    /// Block of a row, and its place there.
+    pub fn place(&self, row: usize) -> (usize, usize) {
+        self.place[row]
+    }
+
+    pub fn n_rows(&self) -> usize {
+        self.place.len()
+    }
+}
+
+/// Symmetric matrix of which only the blocks are kept.
+#[derive(Clone, Debug)]
+pub struct BlockMatrix {
+    blocks: Blocks,
+    parts: Vec<Matrix>,
+}
+
+impl BlockMatrix {
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    pub fn part(&self, block: usize) -> &Matrix {
+        &self.parts[block]
+    }
+
+    pub fn get(&self, i: usize, j: usize) -> f64 {
+        let ((block, k), (other, l)) = (self.blocks.place[i], self.blocks.place[j]);
+        if block == other {
+            self.parts[block].get(k, l)
+        } else {
+            0.0
+        }
+    }
+
+    /// The rows and columns at `index`.
+    pub fn select(&self, index: &[usize]) -> Matrix {
+        let mut chosen = Matrix::zeros(index.len(), index.len());
+        for (j, &column) in index.iter().enumerate() {
+            for (i, &row) in index.iter().enumerate() {
+                chosen.set(i, j, self.get(row, column));
+            }
+        }
+        chosen
+    }
+
+    /// Row `i` times a vector.
+    pub fn row_times(&self, i: usize, vector: &[f64]) -> f64 {
+        let (block, k) = self.blocks.place[i];
+        self.parts[block]
+            .column(k)
+            .iter()
+            .zip(&self.blocks.rows[block])
+            .map(|(element, &row)| element * vector[row])
+            .sum()
+    }
+
+    /// `A v`, shape (n_rows,).
+    pub fn times_vector(&self, vector: &[f64]) -> Vec<f64> {
+        let mut product = vec![0.0; self.blocks.n_rows()];
+        for (rows, part) in self.blocks.rows.iter().zip(&self.parts) {
+            let own: Vec<f64> = rows.iter().map(|&row| vector[row]).collect();
+            for (&row, value) in rows.iter().zip(part.times_vector(&own)) {
+                product[row] = value;
+            }
+        }
+        product
+    }
+
+    /// All of it, zeros included.
+    pub fn into_full(mut self) -> Matrix {
+        if self.parts.len() == 1 {
+            return self.parts.remove(0);
+        }
+        let n = self.blocks.n_rows();
+        Matrix::from_columns(n, n, |j, column| {
+            let (block, k) = self.blocks.place[j];
+            for (&element, &row) in self.parts[block]
+                .column(k)
+                .iter()
+                .zip(&self.blocks.rows[block])
+            {
+                column[row] = element;
+            }
+        })
     }
 }
 
 /// Factor of a symmetric positive definite matrix that is block diagonal after sorting its rows into blocks.
 #[derive(Clone, Debug)]
 pub struct BlockCholesky {
-    n_rows: usize,
-    /// Rows of a block in ascending order, and its factor.
-    blocks: Vec<(Vec<usize>, Cholesky)>,
+    blocks: Blocks,
+    factors: Vec<Cholesky>,
 }
 
 impl BlockCholesky {
-    /// Factorises `matrix` (its lower triangle is read); `blocks` are ascending rows, all of them together.
+    /// Factorises the blocks, each made by `part` (its lower triangle is read) when its turn comes.
     ///
-    /// Errors with the row of the first pivot that is not above `relative_minimum` times its diagonal element, or that
-    /// was not reached before the interrupt.
+    /// None where a pivot is not above `relative_minimum` times its diagonal element, or at an interrupt.
     pub fn new(
-        matrix: &Matrix,
-        blocks: Vec<Vec<usize>>,
+        blocks: Blocks,
         relative_minimum: f64,
         interrupt: &Interrupt,
-    ) -> Result<Self, usize> {
-        let n_rows = matrix.n_rows;
-        let blocks = blocks
-            .into_iter()
-            .map(|rows| {
-                let factor = Cholesky::new(matrix.select(&rows), interrupt).map_err(|k| rows[k])?;
-                let lost = factor.diagonal().zip(&rows).find(|(pivot, row)| {
-                    pivot * pivot <= relative_minimum * matrix.get(**row, **row)
-                });
-                match lost {
-                    Some((_, &row)) => Err(row),
-                    None => Ok((rows, factor)),
-                }
-            })
-            .collect::<Result<_, usize>>()?;
-        Ok(Self { n_rows, blocks })
+        mut part: impl FnMut(&[usize]) -> error::Result<Matrix>,
+    ) -> error::Result<Option<Self>> {
+        let mut factors = Vec::with_capacity(blocks.rows.len());
+        for rows in &blocks.rows {
+            let matrix = part(rows)?;
+            let diagonal: Vec<f64> = (0..rows.len()).map(|k| matrix.get(k, k)).collect();
+            let Ok(factor) = Cholesky::new(matrix, interrupt) else {
+                return Ok(None);
+            };
+            let is_lost = factor
+                .diagonal()
+                .zip(diagonal)
+                .any(|(pivot, variance)| pivot * pivot <= relative_minimum * variance);
+            if is_lost {
+                return Ok(None);
+            }
+            factors.push(factor);
+        }
+        Ok(Some(Self { blocks, factors }))
     }
 
     /// `ln det A`.
     pub fn log_determinant(&self) -> f64 {
-        self.blocks
-            .iter()
-            .map(|(_, factor)| factor.log_determinant())
-            .sum()
+        self.factors.iter().map(Cholesky::log_determinant).sum()
+    }
+
+    /// Factor of a block.
+    pub fn factor(&self, block: usize) -> &Cholesky {
+        &self.factors[block]
     }
 
     /// `L^-1 B`, in the order of the rows.
     pub fn solve_lower(&self, right: Matrix) -> Matrix {
-        if let [(_, factor)] = self.blocks.as_slice() {
+        if let [factor] = self.factors.as_slice() {
             return factor.solve_lower(right);
         }
         let mut solution = Matrix::zeros(right.n_rows, right.n_columns);
-        for (rows, factor) in &self.blocks {
+        for (rows, factor) in self.blocks.rows.iter().zip(&self.factors) {
             let part = Matrix::from_columns(rows.len(), right.n_columns, |j, column| {
                 for (element, &row) in column.iter_mut().zip(rows) {
                     *element = right.get(row, j);
@@ -565,20 +700,29 @@ impl BlockCholesky {
     }
 
     /// `A^-1`, symmetric to the bit.
-    pub fn inverse(&self, interrupt: &Interrupt) -> error::Result<Matrix> {
-        if let [(_, factor)] = self.blocks.as_slice() {
-            return factor.inverse(interrupt);
-        }
-        let mut inverse = Matrix::zeros(self.n_rows, self.n_rows);
-        for (rows, factor) in &self.blocks {
-            let part = factor.inverse(interrupt)?;
-            for (j, &column) in rows.iter().enumerate() {
-                for (i, &row) in rows.iter().enumerate() {
-                    inverse.set(row, column, part.get(i, j));
-                }
-            }
-        }
-        Ok(inverse)
+    pub fn inverse(&self, interrupt: &Interrupt) -> error::Result<BlockMatrix> {
+        let parts = self
+            .factors
+            .iter()
+            .map(|factor| factor.inverse(interrupt))
+            .collect::<error::Result<_>>()?;
+        Ok(BlockMatrix {
+            blocks: self.blocks.clone(),
+            parts,
+        })
+    }
+
+    /// As `inverse`, where the factor is not needed any more.
+    pub fn into_inverse(self, interrupt: &Interrupt) -> error::Result<BlockMatrix> {
+        let parts = self
+            .factors
+            .into_iter()
+            .map(|factor| factor.into_inverse(interrupt))
+            .collect::<error::Result<_>>()?;
+        Ok(BlockMatrix {
+            blocks: self.blocks,
+            parts,
+        })
     }
 }
 

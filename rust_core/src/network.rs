@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::covariance::{Embedded, Term};
 use crate::error::{KernelError, Result};
 use crate::interrupt::Interrupt;
-use crate::linalg::{BlockCholesky, Cholesky, Matrix};
+use crate::linalg::{BlockCholesky, Blocks, Cholesky, Matrix};
 
 /// A squared pivot below this fraction of its variance has lost all its digits to cancellation.
 const RELATIVE_PIVOT_MINIMUM: f64 = 1e-13;
@@ -437,32 +437,39 @@ impl Rows {
     }
 
     /// The rows of each group of quantities that nothing correlates with the others: S has zeros between them.
-    pub(crate) fn blocks(&self, network: &Network) -> Vec<Vec<usize>> {
+    pub(crate) fn blocks(&self, network: &Network) -> Blocks {
         let group = self.groups(network);
-        let mut blocks = vec![Vec::new(); network.n_quantities()];
+        let mut rows = vec![Vec::new(); network.n_quantities()];
         for (row, &quantity) in self.quantity.iter().enumerate() {
-            blocks[group[quantity]].push(row);
+            rows[group[quantity]].push(row);
         }
-        blocks.retain(|rows| !rows.is_empty());
-        blocks
+        rows.retain(|rows| !rows.is_empty());
+        Blocks::new(self.len(), rows)
     }
 
-    /// Lower triangle of the innovation covariance S, shape (m, m).
-    fn innovation_covariance(&self, network: &Network, interrupt: &Interrupt) -> Result<Matrix> {
-        let mut covariance = Matrix::from_columns(self.len(), self.len(), |j, column| {
+    /// Lower triangle of the innovation covariance of some rows, ascending, shape (rows, rows).
+    fn innovation_covariance(
+        &self,
+        network: &Network,
+        rows: &[usize],
+        interrupt: &Interrupt,
+    ) -> Result<Matrix> {
+        let sites: Vec<Site> = rows.iter().map(|&row| self.site(row)).collect();
+        let mut covariance = Matrix::from_columns(rows.len(), rows.len(), |j, column| {
             if interrupt.check().is_err() {
                 return;
             }
-            let site = self.site(j);
-            for (i, element) in column.iter_mut().enumerate().skip(j) {
-                *element = network.between(&self.site(i), &site);
+            for (element, site) in column.iter_mut().zip(&sites).skip(j) {
+                *element = network.between(site, &sites[j]);
             }
-            column[j] += self.obs_error[j].powi(2);
+            column[j] += self.obs_error[rows[j]].powi(2);
         });
         interrupt.check()?;
         for (one, other, error) in self.error_covariances() {
-            let (i, j) = (one.max(other), one.min(other));
-            covariance.set(i, j, covariance.get(i, j) + error);
+            if let (Ok(a), Ok(b)) = (rows.binary_search(&one), rows.binary_search(&other)) {
+                let (i, j) = (a.max(b), a.min(b));
+                covariance.set(i, j, covariance.get(i, j) + error);
+            }
         }
         Ok(covariance)
     }
@@ -477,15 +484,23 @@ impl Rows {
         max_jitter: f64,
         interrupt: &Interrupt,
     ) -> Result<(BlockCholesky, f64)> {
-        let mut covariance = self.innovation_covariance(network, interrupt)?;
-        let variance: Vec<f64> = (0..self.len()).map(|i| covariance.get(i, i)).collect();
+        let blocks = self.blocks(network);
+        let mut variance = vec![0.0; self.len()];
         let mut jitter = 0.0;
         loop {
-            let blocks = self.blocks(network);
             let outcome =
-                BlockCholesky::new(&covariance, blocks, RELATIVE_PIVOT_MINIMUM, interrupt);
+                BlockCholesky::new(blocks.clone(), RELATIVE_PIVOT_MINIMUM, interrupt, |rows| {
+                    let mut covariance = self.innovation_covariance(network, rows, interrupt)?;
+                    for (k, &row) in rows.iter().enumerate() {
+                        variance[row] = covariance.get(k, k);
+                        if jitter > 0.0 {
+                            covariance.set(k, k, variance[row] * (1.0 + jitter));
+                        }
+                    }
+                    Ok(covariance)
+                })?;
             interrupt.check()?;
-            if let Ok(factor) = outcome {
+            if let Some(factor) = outcome {
                 if jitter > 0.0 {
                     self.raise_variances(jitter, &variance);
                 }
@@ -497,12 +512,9 @@ impl Rows {
                 10.0 * jitter
             };
             if next > max_jitter {
-                return Err(self.not_positive_definite(&covariance));
+                return Err(self.not_positive_definite(network));
             }
             jitter = next;
-            for (i, variance) in variance.iter().enumerate() {
-                covariance.set(i, i, variance * (1.0 + jitter));
-            }
         }
     }
 
@@ -520,14 +532,25 @@ impl Rows {
         }
     }
 
-    fn not_positive_definite(&self, covariance: &Matrix) -> KernelError {
+    fn not_positive_definite(&self, network: &Network) -> KernelError {
+        let mut of_errors: BTreeMap<(usize, usize), f64> = (0..self.len())
+            .map(|i| ((i, i), self.obs_error[i].powi(2)))
+            .collect();
+        for (one, other, covariance) in self.error_covariances() {
+            of_errors.insert((one.max(other), one.min(other)), covariance);
+        }
+        let covariance = |i: usize, j: usize| {
+            network.between(&self.site(i), &self.site(j))
+                + of_errors.get(&(i, j)).copied().unwrap_or(0.0)
+        };
         let (i, j, correlation) = (0..self.len())
             .into_par_iter()
             .flat_map_iter(|j| {
+                let covariance = &covariance;
                 (j + 1..self.len()).map(move |i| {
-                    let scale = (covariance.get(i, i) * covariance.get(j, j)).sqrt();
+                    let scale = (covariance(i, i) * covariance(j, j)).sqrt();
                     let correlation = if scale > 0.0 {
-                        covariance.get(i, j) / scale
+                        covariance(i, j) / scale
                     } else {
                         1.0
                     };

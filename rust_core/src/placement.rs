@@ -84,9 +84,13 @@ impl Analysis {
             let solved: Vec<Matrix> = compression
                 .temporal
                 .iter()
-                .map(|temporal| {
+                .zip(&compression.block)
+                .map(|(temporal, block)| {
                     interrupt.check()?;
-                    Ok(self.precision.transpose_times(temporal))
+                    Ok(match block {
+                        Some(block) => self.precision.part(*block).transpose_times(temporal),
+                        None => temporal.clone(),
+                    })
                 })
                 .collect::<Result<_>>()?;
             let values: Vec<Vec<f64>> = (0..self.network.n_stations())
@@ -94,7 +98,11 @@ impl Analysis {
                 .map(|station| {
                     interrupt.check()?;
                     let rows = self.rows_of(station)?;
-                    let own = solved.iter().map(|all| all.select_rows(&rows)).collect();
+                    let own = solved
+                        .iter()
+                        .zip(&compression.block)
+                        .map(|(all, block)| self.rows_in_block(&rows, *block, all))
+                        .collect();
                     Ok(of_station(&rows, own)?
                         .iter()
                         .zip(&grams)
@@ -103,6 +111,18 @@ impl Analysis {
                 })
                 .collect::<Result<_>>()?;
             Ok(values.concat())
+        })
+    }
+
+    /// Of values at the rows of a block, those at some rows, zero where these are of other blocks.
+    fn rows_in_block(&self, rows: &[usize], block: Option<usize>, values: &Matrix) -> Matrix {
+        Matrix::from_columns(rows.len(), values.n_columns(), |j, column| {
+            for (element, &row) in column.iter_mut().zip(rows) {
+                let (of_row, place) = self.precision.blocks().place(row);
+                if block == Some(of_row) {
+                    *element = values.get(place, j);
+                }
+            }
         })
     }
 
@@ -195,11 +215,7 @@ impl Analysis {
             .collect();
         self.pool.install(|| {
             let compression = self.compress(candidates.time_h);
-            let whitened: Vec<Matrix> = compression
-                .temporal
-                .iter()
-                .map(|temporal| self.whiten(temporal.clone()))
-                .collect();
+            let whitened = self.whiten(&compression, interrupt)?;
             let at_candidates = compression.at(&self.network, candidates, 0..candidates.len());
             // [p][o]: M_pq u_q(x*) of every candidate, the part of the posterior covariance that the rows explain.
             let explained: Vec<Vec<Matrix>> = (0..n_quantities)
@@ -207,9 +223,12 @@ impl Analysis {
                     observed
                         .iter()
                         .map(|&q| {
-                            whitened[q]
-                                .transpose_times(&whitened[p])
-                                .transpose_times(&at_candidates[q])
+                            let between = if compression.block[p] == compression.block[q] {
+                                whitened[q].transpose_times(&whitened[p])
+                            } else {
+                                Matrix::zeros(whitened[q].n_columns(), whitened[p].n_columns())
+                            };
+                            between.transpose_times(&at_candidates[q])
                         })
                         .collect()
                 })

@@ -288,7 +288,7 @@ pub fn screen(
     let candidates = rows.select(&kept);
     candidates.check(network)?;
     // Quantities that nothing correlates cannot judge each other: smaller matrices, the same verdicts.
-    for block in candidates.blocks(network) {
+    for block in candidates.blocks(network).iter() {
         let block: Vec<usize> = block.iter().map(|&k| kept[k]).collect();
         let verdicts = judge(network, rows.select(&block), thresholds, threads, interrupt)?;
         for (&i, verdict) in block.iter().zip(verdicts) {
@@ -312,8 +312,9 @@ fn judge(
     let pool = thread_pool(threads)?;
     let precision = pool.install(|| {
         rows.factorize(network, thresholds.max_jitter, interrupt)
-            .and_then(|(factor, _)| factor.inverse(interrupt))
+            .and_then(|(factor, _)| factor.into_inverse(interrupt))
     })?;
+    let precision = precision.into_full();
     let mut judged = Judged {
         alpha: precision.times_vector(&rows.innovation),
         precision,
@@ -359,6 +360,7 @@ fn judge(
             weight[k] = Some(new);
         }
         if is_anew && sweep + 1 < WEIGHT_SWEEPS {
+            drop(judged);
             judged = pool.install(|| {
                 judged_anew(network, &rows, &weight, thresholds.max_jitter, interrupt)
             })?;
@@ -383,16 +385,20 @@ fn judged_anew(
     let inverse = weighted
         .factorize(network, max_jitter, interrupt)?
         .0
-        .inverse(interrupt)?;
+        .into_inverse(interrupt)?
+        .into_full();
+    let of_kept = inverse.times_vector(&weighted.innovation);
+    if kept.len() == rows.len() {
+        return Ok(Judged {
+            precision: inverse,
+            alpha: of_kept,
+        });
+    }
     let mut judged = Judged {
         precision: Matrix::zeros(rows.len(), rows.len()),
         alpha: vec![0.0; rows.len()],
     };
-    for ((j, &column), alpha) in kept
-        .iter()
-        .enumerate()
-        .zip(inverse.times_vector(&weighted.innovation))
-    {
+    for ((j, &column), alpha) in kept.iter().enumerate().zip(of_kept) {
         judged.alpha[column] = alpha;
         for (&row, &value) in kept.iter().zip(inverse.column(j)) {
             judged.precision.column_mut(column)[row] = value;

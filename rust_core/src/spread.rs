@@ -72,10 +72,8 @@ impl Analysis {
         // rows have no weight is none.
         let group = self.rows.groups(&self.network);
         let group_of = |row: usize| group[self.rows.quantity[row]];
-        let mut rows_of_group = vec![Vec::new(); self.n_quantities()];
         let mut is_asked = vec![false; self.n_quantities()];
         for row in 0..self.n_obs() {
-            rows_of_group[group_of(row)].push(row);
             is_asked[group_of(row)] |= question.recency[row] > 0.0;
         }
         let mut rows_of = vec![vec![Vec::new(); self.n_quantities()]; self.network.n_stations()];
@@ -96,11 +94,7 @@ impl Analysis {
                     if !is_wanted[self.rows.station[row]] || !is_asked[group_of(row)] {
                         return 0.0;
                     }
-                    let column = self.precision.column(row);
-                    rows_of_group[group_of(row)]
-                        .iter()
-                        .map(|&other| column[other] * innovation[other])
-                        .sum()
+                    self.precision.row_times(row, innovation)
                 })
                 .collect()
         });
@@ -165,9 +159,8 @@ impl Analysis {
         if let Some(left) = excluded.filter(|left| !left.rows.is_empty()) {
             let mut cross = Matrix::zeros(left.rows.len(), rows.len());
             for (j, &row) in rows.iter().enumerate() {
-                let column = self.precision.column(row);
                 for (i, &other) in left.rows.iter().enumerate() {
-                    cross.set(i, j, column[other]);
+                    cross.set(i, j, self.precision.get(other, row));
                 }
             }
             let cross = left.factor.solve_lower(cross);
