@@ -16,9 +16,11 @@ __all__ = [
     "CovarianceTerm",
     "MainField",
     "__version__",
+    "ceilings",
     "density",
     "electron_content",
     "f107_to_ig12",
+    "group_delays",
     "ig12_to_r12",
     "layers",
     "screen_observations",
@@ -407,6 +409,39 @@ def electron_content(
     columns_of_peaks: Sequence[NDArray[np.float64]], *, low_km: float, high_km: float, n_threads: int
 ) -> NDArray[np.float64]:
     """Vertical electron content in TECU between two heights, shape (n,); columns as in `layers`."""
+
+def group_delays(
+    columns_of_peaks: Sequence[NDArray[np.float64]],
+    profile: NDArray[np.int64],
+    is_extraordinary: NDArray[np.bool_],
+    columns_of_paths: Sequence[NDArray[np.float64]],
+    frequency_mhz: NDArray[np.float64],
+    *,
+    with_derivatives: bool,
+    n_threads: int,
+) -> tuple[
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+]:
+    """Group delay (ms), virtual height (km) and equivalent vertical frequency (MHz) of n echoes, each (n,); NaN where nothing returns
+    the wave. With derivatives, those of the delay and of the height by ln foF2, hmF2 (km) and ln B0, each (n, 3).
+
+    columns_of_peaks as in `layers`; profile (n,) is the index into them; columns_of_paths: gyrofrequency (MHz), dip (deg) and
+    ground distance (km), each (n,). Raises ValueError that names the value out of range.
+    """
+
+def ceilings(
+    columns_of_peaks: Sequence[NDArray[np.float64]],
+    profile: NDArray[np.int64],
+    is_extraordinary: NDArray[np.bool_],
+    columns_of_paths: Sequence[NDArray[np.float64]],
+    *,
+    n_threads: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Highest frequency (MHz) that comes back, (n,), and its derivatives by ln foF2, hmF2 (km) and ln B0, (n, 3); arguments as
+    of `group_delays`."""
 
 def f107_to_ig12(f107_sfu: float) -> float:
     """IG12 for an F10.7 in sfu, within -20..200. Raises ValueError unless positive and finite."""

@@ -60,12 +60,12 @@ class Peaks:
 
     def layers(self) -> Layers:
         """F1 layer and thicknesses."""
-        return Layers(*rust_core.layers(self._columns()))
+        return Layers(*rust_core.layers(self.columns()))
 
     def density(self, heights_km: ArrayLike, *, n_threads: int | None = None) -> Array:
         """Electron density in m^-3, shape (heights, n); heights 0..50,000 km. Never below 1 m^-3."""
         heights = np.atleast_1d(np.ascontiguousarray(heights_km, dtype=np.float64)).ravel()
-        return rust_core.density(self._columns(), heights, n_threads=_threads(n_threads))
+        return rust_core.density(self.columns(), heights, n_threads=_threads(n_threads))
 
     def vertical_tec(
         self,
@@ -75,12 +75,13 @@ class Peaks:
         n_threads: int | None = None,
     ) -> Array:
         """Electrons in a vertical column between two heights in TECU (1e16 m^-2), shape (n,); good to 1e-4."""
-        columns = self._columns()
+        columns = self.columns()
         return rust_core.electron_content(
             columns, low_km=low_km, high_km=high_km, n_threads=_threads(n_threads)
         )
 
-    def _columns(self) -> list[NDArray[np.float64]]:
+    def columns(self) -> list[NDArray[np.float64]]:
+        """The eight columns as arrays of one shape (n,). Raises ValueError for one with neither 1 nor n values."""
         given = {
             field.name: np.atleast_1d(np.asarray(getattr(self, field.name), dtype=np.float64)).ravel()
             for field in fields(self)

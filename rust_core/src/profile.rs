@@ -7,9 +7,10 @@
 use rayon::prelude::*;
 
 use crate::arguments::{check_length, check_range, thread_pool};
+use crate::dual::Real;
 use crate::error::{KernelError, Result};
 use crate::interrupt::Interrupt;
-use crate::sun::clipped_exp;
+use crate::sun::{EXPONENT_LIMIT, clipped_exp};
 
 /// Density of a plasma of 1 MHz, m^-3: N = 1.24e10 f^2.
 pub const DENSITY_PER_MHZ2: f64 = 1.24e10;
@@ -95,8 +96,8 @@ pub struct Profile {
     pub nme: f64,
     pub hmf2_km: f64,
     pub hmf1_km: f64,
-    b0_km: f64,
-    b1: f64,
+    pub b0_km: f64,
+    pub b1: f64,
     /// NeQuick's thicknesses of the F2 layer above and below its peak; the profile takes B0 below.
     pub f2_top_km: f64,
     pub f2_bottom_km: f64,
@@ -148,30 +149,33 @@ impl Profile {
         let nmf2 = (DENSITY_PER_MHZ2 * fof2_mhz * fof2_mhz).max(LEAST_PEAK);
         let nme = (DENSITY_PER_MHZ2 * foe_mhz * foe_mhz).max(LEAST_PEAK);
         let f1_probability = (0.5 + 0.5 * solar_zenith_deg.to_radians().cos()).powf(F1_EXPONENT);
-        // PyIRI divides by the largest probability of the call; ours by the largest there is, with the sun overhead, so
-        // that a place's profile does not depend on the other places asked for.
-        let share = (f1_probability - F1_THRESHOLD).max(0.0) / (1.0 - F1_THRESHOLD);
-        let hmf1_km = (hmf2_km - b0_km).max(LOWEST_HMF1_KM).min(hmf2_km);
-        let bottom = Bottom {
-            nmf2,
-            hmf2_km,
-            b0_km,
-            b1,
-        };
-        let nmf1 = (bottom.density(hmf1_km) * fall_down(hmf1_km, hmf2_km)).max(LEAST_DENSITY);
+        let below = Bottomside::new(nmf2, hmf2_km, b0_km, b1, nme, f1_probability);
         let (f2_top_km, f2_bottom_km) = nequick_thickness_km(nmf2, fof2_mhz, m3000f2, hmf2_km, r12);
         Profile {
             nmf2,
-            nmf1,
+            nmf1: below.nmf1,
             nme,
             hmf2_km,
-            hmf1_km,
+            hmf1_km: below.hmf1_km,
             b0_km,
             b1,
             f2_top_km,
             f2_bottom_km,
-            f1_bottom_km: (hmf1_km - HME_KM) * F1_THICKNESS * (2.0 * share).min(1.0),
+            f1_bottom_km: below.f1_bottom_km,
             f1_probability,
+        }
+    }
+
+    fn bottomside(&self) -> Bottomside<f64> {
+        Bottomside {
+            nmf2: self.nmf2,
+            hmf2_km: self.hmf2_km,
+            b0_km: self.b0_km,
+            b1: self.b1,
+            nme: self.nme,
+            nmf1: self.nmf1,
+            hmf1_km: self.hmf1_km,
+            f1_bottom_km: self.f1_bottom_km,
         }
     }
 
@@ -187,7 +191,7 @@ impl Profile {
         } else if height_km < HME_KM {
             epstein(self.nme, HME_KM, E_BOTTOM_KM, height_km)
         } else {
-            self.between_peaks(height_km)
+            self.bottomside().density(height_km)
         };
         density.max(LEAST_DENSITY)
     }
@@ -198,24 +202,6 @@ impl Profile {
             / (TOPSIDE_RATIO * self.f2_top_km + TOPSIDE_GROWTH * above);
         let exponential = clipped_exp(above / (self.f2_top_km * (1.0 + growth)));
         4.0 * self.nmf2 * exponential / (1.0 + exponential).powi(2)
-    }
-
-    fn between_peaks(&self, height_km: f64) -> f64 {
-        let bottom = Bottom {
-            nmf2: self.nmf2,
-            hmf2_km: self.hmf2_km,
-            b0_km: self.b0_km,
-            b1: self.b1,
-        };
-        let f2 = bottom.density(height_km) * fall_down(height_km, self.hmf2_km);
-        let e = epstein(self.nme, HME_KM, E_TOP_KM, height_km) * fall_up(height_km, self.hmf2_km);
-        let sum = f2 + e;
-        if height_km <= HME_KM || height_km >= self.hmf1_km || self.f1_bottom_km == 0.0 {
-            return sum;
-        }
-        let f1 = epstein(self.nmf1, self.hmf1_km, self.f1_bottom_km, height_km)
-            * fall_down(height_km, self.hmf1_km);
-        sum + (f1 - sum).max(0.0) / 2.0
     }
 
     /// Electrons in a vertical column between two heights, TECU (1e16 m^-2).
@@ -293,47 +279,118 @@ pub fn contents_tecu(
     })
 }
 
-/// The F2 layer below its peak (Ramakrishnan and Rawer 1972).
-struct Bottom {
-    nmf2: f64,
-    hmf2_km: f64,
-    b0_km: f64,
+/// The profile between the E and the F2 peak, by numbers that may carry derivatives.
+#[derive(Debug, Clone, Copy)]
+pub struct Bottomside<T> {
+    nmf2: T,
+    hmf2_km: T,
+    b0_km: T,
     b1: f64,
+    nme: f64,
+    nmf1: T,
+    pub hmf1_km: T,
+    pub f1_bottom_km: T,
 }
 
-impl Bottom {
-    /// At or below the peak.
-    fn density(&self, height_km: f64) -> f64 {
+impl<T: Real> Bottomside<T> {
+    pub fn new(nmf2: T, hmf2_km: T, b0_km: T, b1: f64, nme: f64, f1_probability: f64) -> Self {
+        // PyIRI divides by the largest probability of the call; ours by the largest there is, with the sun overhead, so
+        // that a place's profile does not depend on the other places asked for.
+        let share = (f1_probability - F1_THRESHOLD).max(0.0) / (1.0 - F1_THRESHOLD);
+        let hmf1_km = (hmf2_km - b0_km)
+            .max(T::constant(LOWEST_HMF1_KM))
+            .min(hmf2_km);
+        let mut below = Bottomside {
+            nmf2,
+            hmf2_km,
+            b0_km,
+            b1,
+            nme,
+            nmf1: T::constant(LEAST_DENSITY),
+            hmf1_km,
+            f1_bottom_km: (hmf1_km - T::constant(HME_KM))
+                * T::constant(F1_THICKNESS)
+                * T::constant((2.0 * share).min(1.0)),
+        };
+        below.nmf1 =
+            (below.f2(hmf1_km) * fall_down(hmf1_km, hmf2_km)).max(T::constant(LEAST_DENSITY));
+        below
+    }
+
+    /// The F2 layer alone (Ramakrishnan and Rawer 1972), at or below its peak.
+    fn f2(&self, height_km: T) -> T {
         let depth = (self.hmf2_km - height_km) / self.b0_km;
-        self.nmf2 * clipped_exp(-depth.powf(self.b1)) / depth.cosh()
+        self.nmf2 * clipped(-depth.powf(self.b1)).exp() / depth.cosh()
+    }
+
+    /// Density of F2 and E, and half of what an F1 layer would add, at or below the F2 peak.
+    pub fn density(&self, height_km: T) -> T {
+        let sum = self.without_f1(height_km);
+        if !self.may_have_f1(height_km.value()) {
+            return sum;
+        }
+        sum + (self.f1(height_km) - sum).max(T::constant(0.0)) / T::constant(2.0)
+    }
+
+    /// By how much an F1 layer alone would exceed the other layers; the density has a kink where this is 0.
+    pub fn f1_excess(&self, height_km: T) -> T {
+        self.f1(height_km) - self.without_f1(height_km)
+    }
+
+    fn may_have_f1(&self, height_km: f64) -> bool {
+        height_km > HME_KM && height_km < self.hmf1_km.value() && self.f1_bottom_km.value() != 0.0
+    }
+
+    fn without_f1(&self, height_km: T) -> T {
+        let f2 = self.f2(height_km) * fall_down(height_km, self.hmf2_km);
+        let e = epstein(
+            T::constant(self.nme),
+            T::constant(HME_KM),
+            T::constant(E_TOP_KM),
+            height_km,
+        ) * fall_up(height_km, self.hmf2_km);
+        f2 + e
+    }
+
+    fn f1(&self, height_km: T) -> T {
+        epstein(self.nmf1, self.hmf1_km, self.f1_bottom_km, height_km)
+            * fall_down(height_km, self.hmf1_km)
     }
 }
 
-fn epstein(peak: f64, peak_height_km: f64, thickness_km: f64, height_km: f64) -> f64 {
+fn clipped<T: Real>(exponent: T) -> T {
+    exponent
+        .max(T::constant(-EXPONENT_LIMIT))
+        .min(T::constant(EXPONENT_LIMIT))
+}
+
+fn epstein<T: Real>(peak: T, peak_height_km: T, thickness_km: T, height_km: T) -> T {
     let depth = (height_km - peak_height_km) / thickness_km;
-    if depth > EPSTEIN_LIMIT {
-        return 0.0;
+    if depth.value() > EPSTEIN_LIMIT {
+        return T::constant(0.0);
     }
-    let exponential = clipped_exp(depth);
-    4.0 * peak * exponential / (1.0 + exponential).powi(2)
+    let exponential = clipped(depth).exp();
+    let whole = T::constant(1.0) + exponential;
+    T::constant(4.0) * peak * exponential / (whole * whole)
 }
 
-fn logistic(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
+fn logistic<T: Real>(x: T) -> T {
+    T::constant(1.0) / (T::constant(1.0) + (-x).exp())
 }
 
 /// 1 at a peak, 0 at the E peak below it: an S that turns one tenth of the way up.
-fn fall_down(height_km: f64, peak_height_km: f64) -> f64 {
-    let width = FALL_DOWN * (peak_height_km - HME_KM);
-    let at_height = logistic((height_km - HME_KM) / width - 1.0);
-    (at_height - LOGISTIC_OF_MINUS_1) / (LOGISTIC_OF_9 - LOGISTIC_OF_MINUS_1)
+fn fall_down<T: Real>(height_km: T, peak_height_km: T) -> T {
+    let width = T::constant(FALL_DOWN) * (peak_height_km - T::constant(HME_KM));
+    let at_height = logistic((height_km - T::constant(HME_KM)) / width - T::constant(1.0));
+    (at_height - T::constant(LOGISTIC_OF_MINUS_1))
+        / T::constant(LOGISTIC_OF_9 - LOGISTIC_OF_MINUS_1)
 }
 
 /// 1 at the E peak, 0 at the F2 peak: an S that turns one fifth of the way below the F2 peak.
-fn fall_up(height_km: f64, hmf2_km: f64) -> f64 {
-    let width = FALL_UP * (hmf2_km - HME_KM);
-    let at_height = logistic((height_km - hmf2_km) / width + 1.0);
-    (LOGISTIC_OF_1 - at_height) / (LOGISTIC_OF_1 - LOGISTIC_OF_MINUS_4)
+fn fall_up<T: Real>(height_km: T, hmf2_km: T) -> T {
+    let width = T::constant(FALL_UP) * (hmf2_km - T::constant(HME_KM));
+    let at_height = logistic((height_km - hmf2_km) / width + T::constant(1.0));
+    (T::constant(LOGISTIC_OF_1) - at_height) / T::constant(LOGISTIC_OF_1 - LOGISTIC_OF_MINUS_4)
 }
 
 /// NeQuick's thicknesses of the F2 layer above and below the peak, km (Nava et al. 2008, eq. 26-33).

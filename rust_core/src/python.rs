@@ -3,6 +3,7 @@
 
 mod analysis;
 mod background;
+mod heights;
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,5 +64,6 @@ fn interruptible<T: Send>(
 fn rust_core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     background::add_to(module)?;
+    heights::add_to(module)?;
     analysis::add_to(module)
 }

@@ -10,7 +10,7 @@ const TRANSITION_ZENITH_DEG: f64 = 86.232_927_962_116_15;
 /// Sharpness of the day-night transition, per degree (Nava et al. 2008).
 const TRANSITION_SHARPNESS: f64 = 12.0;
 /// Exponents beyond this are cut, as in NeQuick's `fexp`.
-const EXPONENT_LIMIT: f64 = 80.0;
+pub const EXPONENT_LIMIT: f64 = 80.0;
 
 /// Geographic point under the sun.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -218,9 +218,9 @@ impl MainField {
 }
 
 /// The eight columns of [`Peaks`], in their order.
-type PeakColumns<'py> = [PyReadonlyArray1<'py, f64>; 8];
+pub(super) type PeakColumns<'py> = [PyReadonlyArray1<'py, f64>; 8];
 
-fn peaks<'a>(columns: &'a PeakColumns<'_>) -> PyResult<Peaks<'a>> {
+pub(super) fn peaks<'a>(columns: &'a PeakColumns<'_>) -> PyResult<Peaks<'a>> {
     let [fof2, hmf2, m3000, b0, b1, foe, zenith, r12] = columns;
     Ok(Peaks {
         fof2_mhz: fof2.as_slice()?,
