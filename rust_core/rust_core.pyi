@@ -216,9 +216,8 @@ class Analysis:
         amplitude: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
         """By how much the variance at targets (G,), weighted and summed, would rise without each station: (S, Q)."""
-    def upgrade_gain(
+    def variance_bought_alone(
         self,
-        error_factor: float,
         latitude_deg: NDArray[np.float64],
         longitude_deg: NDArray[np.float64],
         time_h: float,
@@ -226,11 +225,23 @@ class Analysis:
         weight: NDArray[np.float64],
         amplitude: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
-        """By how much it would fall with each station's observation errors multiplied by `error_factor`: (S, Q)."""
+        """By how much the prior variance there would fall with each station alone, no other observing: (S, Q)."""
+    def upgrade_gain(
+        self,
+        error_factor: NDArray[np.float64],
+        latitude_deg: NDArray[np.float64],
+        longitude_deg: NDArray[np.float64],
+        time_h: float,
+        *,
+        weight: NDArray[np.float64],
+        amplitude: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """By how much it would fall with one station's observation errors multiplied by its `error_factor` (S,): (S, Q)."""
     def candidate_gain(
         self,
         candidate_latitude_deg: NDArray[np.float64],
         candidate_longitude_deg: NDArray[np.float64],
+        candidate_time_h: NDArray[np.float64],
         noise: NDArray[np.float64],
         latitude_deg: NDArray[np.float64],
         longitude_deg: NDArray[np.float64],
@@ -240,10 +251,10 @@ class Analysis:
         candidate_amplitude: NDArray[np.float64] | None = None,
         amplitude: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
-        """By how much it would fall with one sounding of a new station at each of K places, at `time_h`: (K, Q).
+        """By how much it would fall with a new station at each of K places that sounds at times (J,): (K, Q).
 
-        `noise` (Q,) is the sounding's error, infinite for a quantity that it does not observe; station terms count as
-        error too. `candidate_amplitude` (Q, K).
+        `noise` (J, Q, K) is the error of each value, infinite for what is not observed; station terms count as an error
+        that the soundings share. `candidate_amplitude` (J, Q, K).
         """
     def station_information(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Degrees of freedom for signal and information gain in nats of every station, shapes (S,)."""

@@ -131,8 +131,13 @@ def test_what_stations_buy_equals_refits(terms: list[Term]) -> None:
     for station in range(p.latitude.size):
         expected = summed_variance(p.keep(p.station != station), terms) - whole
         np.testing.assert_allclose(bought[station], expected, atol=1e-8)
+    alone = analysis.variance_bought_alone(*AT, **TARGETS)
+    nothing = summed_variance(p.keep(p.station < 0), terms)
+    for station in range(p.latitude.size):
+        expected = nothing - summed_variance(p.keep(p.station == station), terms)
+        np.testing.assert_allclose(alone[station], expected, atol=1e-8)
     for error_factor in (0.3, 2.5):
-        gain = analysis.upgrade_gain(error_factor, *AT, **TARGETS)
+        gain = analysis.upgrade_gain(np.full(p.latitude.size, error_factor), *AT, **TARGETS)
         for station in range(p.latitude.size):
             error = np.where(p.station == station, error_factor, 1.0) * p.error
             expected = whole - summed_variance(replace(p, error=error), terms)
@@ -144,7 +149,7 @@ def test_the_gain_of_a_candidate_equals_a_refit_with_it() -> None:
     noise = np.array([0.03, 0.05, 0.02])
     place = {"latitude": 12.0, "longitude": -30.0}
     gain = p.solve(LOOSE_TERMS).candidate_gain(
-        *(np.array([v]) for v in place.values()), noise, *AT, **TARGETS
+        *(np.array([v]) for v in (*place.values(), 0.5)), noise[None, :, None], *AT, **TARGETS
     )
     quantity = np.arange(Q)
     with_it = replace(

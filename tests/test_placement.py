@@ -47,55 +47,71 @@ def test_the_variance_bought_equals_refits_without_the_station(terms: list[Term]
 @pytest.mark.parametrize("error_factor", [0.3, 1.0, 2.5])
 def test_an_upgrade_equals_a_refit_with_other_errors(terms: list[Term], error_factor: float) -> None:
     p = problem(22)
-    gain = p.solve(terms).upgrade_gain(error_factor, *AT, **TARGETS)
+    factors = np.full(p.latitude.size, error_factor)
+    factors[1] = 0.5  # each has its own
+    gain = p.solve(terms).upgrade_gain(factors, *AT, **TARGETS)
     whole = summed_variance(p, terms)
     for station in range(p.latitude.size):
-        changed = np.where(p.station == station, error_factor, 1.0) * p.error
+        changed = np.where(p.station == station, factors[station], 1.0) * p.error
         expected = whole - summed_variance(replace(p, error=changed), terms)
         np.testing.assert_allclose(gain[station], expected, atol=1e-8)
 
 
 @both_terms
+def test_what_a_station_buys_alone_equals_fits_of_it_alone(terms: list[Term]) -> None:
+    p = problem(27)
+    alone = p.solve(terms).variance_bought_alone(*AT, **TARGETS)
+    nothing = summed_variance(p.keep(p.station < 0), terms)
+    for station in range(p.latitude.size):
+        expected = nothing - summed_variance(p.keep(p.station == station), terms)
+        np.testing.assert_allclose(alone[station], expected, atol=1e-8)
+
+
+@both_terms
 @pytest.mark.parametrize("observed", [(0, 1, 2), (0, 2), (1,)])
-def test_the_gain_of_a_candidate_equals_a_refit_with_it(terms: list[Term], observed: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("time_h", [(0.5,), (0.5, -1.0, -26.0)])
+def test_the_gain_of_a_candidate_equals_a_refit_with_it(
+    terms: list[Term], observed: tuple[int, ...], time_h: tuple[float, ...]
+) -> None:
     p = problem(23)
     random = np.random.default_rng(6)
     n = 5
     latitude, longitude = random.uniform(-90, 90, n), random.uniform(-180, 180, n)
-    amplitude = random.uniform(0.5, 1.5, (Q, n))
-    noise = np.array([0.03, 0.05, 0.02])
+    shape = (len(time_h), Q, n)
+    amplitude = random.uniform(0.5, 1.5, shape)
+    noise = np.array([0.03, 0.05, 0.02])[None, :, None] * random.uniform(0.5, 2.0, shape)
+    noise[:, [q for q in range(Q) if q not in observed]] = np.inf
+    if len(time_h) > 1:
+        noise[1, :, 2] = np.inf  # one of them misses a sounding
     gain = p.solve(terms).candidate_gain(
-        latitude,
-        longitude,
-        np.where(np.isin(np.arange(Q), observed), noise, np.inf),
-        *AT,
-        candidate_amplitude=amplitude,
-        **TARGETS,
+        latitude, longitude, np.array(time_h), noise, *AT, candidate_amplitude=amplitude, **TARGETS
     )
     whole = summed_variance(p, terms)
     for k in range(n):
-        expected = whole - summed_variance(
-            with_station(p, latitude[k], longitude[k], observed, noise, amplitude[:, k]), terms
-        )
-        np.testing.assert_allclose(gain[k], expected, atol=1e-8)
+        added = with_station(p, latitude[k], longitude[k], time_h, noise[..., k], amplitude[..., k])
+        np.testing.assert_allclose(gain[k], whole - summed_variance(added, terms), atol=1e-8)
 
 
 def with_station(
-    p: Problem, latitude: float, longitude: float, observed: tuple[int, ...], noise: Array, amplitude: Array
+    p: Problem, latitude: float, longitude: float, time_h: tuple[float, ...], noise: Array, amplitude: Array
 ) -> Problem:
-    """A new station that sounds once, at the targets' time."""
-    quantities: NDArray[np.int64] = np.array(observed)
-    n = quantities.size
+    """A new station that sounds at the times; noise and amplitude (J, Q)."""
+    sounding, quantity = np.nonzero(np.isfinite(noise))
+    n = quantity.size
     return Problem(
         np.append(p.latitude, latitude),
         np.append(p.longitude, longitude),
         np.append(p.station, np.full(n, p.latitude.size)),
-        np.append(p.quantity, quantities),
-        np.append(p.time_h, np.full(n, 0.5)),
+        np.append(p.quantity, quantity),
+        np.append(p.time_h, np.array(time_h)[sounding]),
         np.append(p.innovation, np.zeros(n)),
-        np.append(p.error, noise[quantities]),
-        np.append(p.amplitude, amplitude[quantities]),
+        np.append(p.error, noise[sounding, quantity]),
+        np.append(p.amplitude, amplitude[sounding, quantity]),
     )
+
+
+NOISE = np.array([0.03, 0.05, 0.02])[None, :, None]
+FACTORS = np.ones(problem(26).latitude.size)
 
 
 def test_many_targets_are_the_sum_of_few() -> None:
@@ -104,14 +120,16 @@ def test_many_targets_are_the_sum_of_few() -> None:
     analysis = p.solve()
     latitude, longitude, amplitude, _ = grid(n_points=9000)
     weight = np.random.default_rng(7).uniform(0, 1, 9000)
-    here = (np.array([20.0]), np.array([10.0]), np.array([0.03, 0.05, 0.02]))
+    here = (np.array([20.0]), np.array([10.0]), np.array([0.5]), NOISE)
+    factors = np.full(p.latitude.size, 0.5)
 
     def gains(chosen: slice) -> list[Array]:
         at = latitude[chosen], longitude[chosen], 0.5
         options: dict[str, Any] = {"weight": weight[chosen], "amplitude": amplitude[:, chosen]}
         return [
             analysis.variance_bought(*at, **options),
-            analysis.upgrade_gain(0.5, *at, **options),
+            analysis.variance_bought_alone(*at, **options),
+            analysis.upgrade_gain(factors, *at, **options),
             analysis.candidate_gain(*here, *at, **options),
         ]
 
@@ -122,11 +140,12 @@ def test_many_targets_are_the_sum_of_few() -> None:
 
 def test_the_thread_count_changes_no_bit() -> None:
     p = problem(25, n_stations=30, n_obs=300)
-    here = (LATITUDE[:20], LONGITUDE[:20], np.array([0.03, 0.05, 0.02]))
+    here = (LATITUDE[:20], LONGITUDE[:20], np.array([0.5, -2.0]), np.tile(NOISE, (2, 1, 20)))
     one, many = (
         [
             analysis.variance_bought(*AT, **TARGETS),
-            analysis.upgrade_gain(0.5, *AT, **TARGETS),
+            analysis.variance_bought_alone(*AT, **TARGETS),
+            analysis.upgrade_gain(np.full(30, 0.5), *AT, **TARGETS),
             analysis.candidate_gain(*here, *AT, **TARGETS),
             np.array([value for _, value in analysis.evidence_gradient()]),
         ]
@@ -143,14 +162,28 @@ def test_the_thread_count_changes_no_bit() -> None:
             "weight must have the length of the points, 90, got 3",
         ),
         (lambda a: a.variance_bought(*AT, weight=-WEIGHT), "weight must not be negative"),
-        (lambda a: a.upgrade_gain(0.0, *AT, weight=WEIGHT), "error_factor must be positive, got 0"),
         (
-            lambda a: a.candidate_gain(LATITUDE, LONGITUDE, np.ones(2), *AT, weight=WEIGHT),
-            "noise must have the length of sd, 3, got 2",
+            lambda a: a.upgrade_gain(np.zeros(1), *AT, weight=WEIGHT),
+            "error_factor must have the length of the stations",
+        ),
+        (lambda a: a.upgrade_gain(FACTORS * 0.0, *AT, weight=WEIGHT), "error_factor must be positive, got 0"),
+        (
+            lambda a: a.candidate_gain(
+                LATITUDE, LONGITUDE, np.zeros(1), np.ones((1, 2, 90)), *AT, weight=WEIGHT
+            ),
+            r"noise must have shape \(1, 3, 90\), got \(1, 2, 90\)",
         ),
         (
-            lambda a: a.candidate_gain(LATITUDE, LONGITUDE, np.array([1.0, -1.0, 1.0]), *AT, weight=WEIGHT),
+            lambda a: a.candidate_gain(
+                LATITUDE, LONGITUDE, np.zeros(1), -np.ones((1, 3, 90)), *AT, weight=WEIGHT
+            ),
             "noise must not be negative, got -1",
+        ),
+        (
+            lambda a: a.candidate_gain(
+                LATITUDE + 90.0, LONGITUDE, np.zeros(1), np.ones((1, 3, 90)), *AT, weight=WEIGHT
+            ),
+            "candidate_latitude_deg must lie in -90..90",
         ),
     ],
 )

@@ -30,7 +30,7 @@ const SPATIAL_TOLERANCE: f64 = 1e-12;
 pub struct Analysis {
     pub(crate) network: Network,
     pub(crate) rows: Rows,
-    factor: BlockCholesky,
+    pub(crate) factor: BlockCholesky,
     /// C = S^-1, shape (m, m).
     pub(crate) precision: BlockMatrix,
     pub(crate) alpha: Vec<f64>,

@@ -2,8 +2,8 @@
 //!
 //! Everything is read off the factorisation of the analysis. With the row block `u = (S^-1 b(x))_I` of a station,
 //! leaving the station out raises the variance at x by `u' C_II^-1 u`; an error variance changed by D lowers it by
-//! `-u' (D^-1 + C_II)^-1 u`; a new observation at x* with error variance r lowers it by `c(x,x*)^2 / (c(x*,x*) + r)`,
-//! c the posterior covariance. (Woodbury identity; Krause, Singh and Guestrin 2008 for greedy placement by it.)
+//! `-u' (D^-1 + C_II)^-1 u`; new observations at x* with error variances R lower it by
+//! `c(x,x*) (c(x*,x*) + R)^-1 c(x*,x)`, c the posterior covariance. (Woodbury identity; Krause, Singh and Guestrin 2008 for greedy placement by it.)
 
 use rayon::prelude::*;
 
@@ -11,7 +11,9 @@ use crate::analysis::{Analysis, Compression, Points};
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::linalg::{Cholesky, Matrix, dot};
-use crate::network::{check_length, check_not_negative, invalid};
+use crate::network::{
+    Network, Site, check_finite, check_length, check_not_negative, check_places, invalid,
+};
 
 /// Points whose spatial correlations are held at a time.
 const CHUNK_POINTS: usize = 4096;
@@ -28,6 +30,102 @@ impl Targets<'_> {
         (0..n)
             .step_by(CHUNK_POINTS)
             .map(move |first| first..(first + CHUNK_POINTS).min(n))
+    }
+}
+
+/// A new station at each of several places (K,), which sounds at the same times everywhere.
+pub struct Candidates<'a> {
+    pub latitude_deg: &'a [f64],
+    pub longitude_deg: &'a [f64],
+    /// Of each sounding (J,).
+    pub time_h: &'a [f64],
+    /// One sd of each value (J, Q, K); infinite for what is not observed.
+    pub noise: &'a [f64],
+    /// Factor on modulated terms (J, Q, K); None: 1.
+    pub amplitude: Option<&'a [f64]>,
+}
+
+/// One value that a candidate would observe.
+struct NewRow {
+    sounding: usize,
+    quantity: usize,
+    time_h: f64,
+    noise: f64,
+    amplitude: f64,
+}
+
+/// A candidate as it is met by the targets.
+struct NewStation {
+    rows: Vec<NewRow>,
+    factor: Cholesky,
+    /// Per quantity p, what the analysis' rows explain of its covariance with the rows, (nodes of p, rows); None where
+    /// nothing correlates them.
+    explained: Vec<Option<Matrix>>,
+}
+
+impl Candidates<'_> {
+    pub fn len(&self) -> usize {
+        self.latitude_deg.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.latitude_deg.is_empty()
+    }
+
+    fn check(&self, network: &Network) -> Result<()> {
+        check_places(self.latitude_deg, self.longitude_deg, "candidate_")?;
+        check_finite("candidate_time_h", self.time_h)?;
+        let (n, of) = (
+            self.time_h.len() * network.n_quantities() * self.len(),
+            "soundings x quantities x candidates",
+        );
+        check_length("noise", self.noise.len(), n, of)?;
+        check_not_negative("noise", self.noise)?;
+        if let Some(amplitude) = self.amplitude {
+            check_length("candidate_amplitude", amplitude.len(), n, of)?;
+            check_finite("candidate_amplitude", amplitude)?;
+        }
+        Ok(())
+    }
+
+    fn points(&self, sounding: usize, n_quantities: usize) -> Points<'_> {
+        let size = n_quantities * self.len();
+        Points {
+            latitude_deg: self.latitude_deg,
+            longitude_deg: self.longitude_deg,
+            time_h: self.time_h[sounding],
+            amplitude: self
+                .amplitude
+                .map(|values| &values[sounding * size..(sounding + 1) * size]),
+        }
+    }
+
+    fn is_observed(&self, sounding: usize, quantity: usize) -> bool {
+        let n_quantities = self.noise.len() / (self.time_h.len() * self.len()).max(1);
+        let first = (sounding * n_quantities + quantity) * self.len();
+        self.noise[first..first + self.len()]
+            .iter()
+            .any(|noise| noise.is_finite())
+    }
+
+    /// What the station at one of the places observes.
+    fn rows(&self, k: usize, n_quantities: usize) -> Vec<NewRow> {
+        let mut rows = Vec::new();
+        for sounding in 0..self.time_h.len() {
+            for quantity in 0..n_quantities {
+                let at = (sounding * n_quantities + quantity) * self.len() + k;
+                if self.noise[at].is_finite() {
+                    rows.push(NewRow {
+                        sounding,
+                        quantity,
+                        time_h: self.time_h[sounding],
+                        noise: self.noise[at],
+                        amplitude: self.amplitude.map_or(1.0, |values| values[at]),
+                    });
+                }
+            }
+        }
+        rows
     }
 }
 
@@ -70,26 +168,30 @@ impl Analysis {
     }
 
     /// Weighted sum over the targets of `|Z u_p|^2` with `Z` (k, nodes of p) for every station and quantity, (S, Q)
-    /// station by station; `of_station` makes `Z` from the station's rows and `(C T_p)_I`.
+    /// station by station; `of_station` makes `Z` from the station, its rows and its part of `C T_p`, or of `T_p` itself
+    /// where it is taken alone.
     fn per_station(
         &self,
         targets: &Targets<'_>,
+        is_alone: bool,
         interrupt: &Interrupt,
-        of_station: impl Fn(&[usize], Vec<Matrix>) -> Result<Vec<Matrix>> + Sync,
+        of_station: impl Fn(usize, &[usize], Vec<Matrix>) -> Result<Vec<Matrix>> + Sync,
     ) -> Result<Vec<f64>> {
         self.check_targets(targets)?;
         self.pool.install(|| {
             let compression = self.compress(targets.points.time_h);
             let grams = self.target_grams(&compression, targets, interrupt)?;
-            let solved: Vec<Matrix> = compression
+            let basis: Vec<Matrix> = compression
                 .temporal
                 .iter()
                 .zip(&compression.block)
                 .map(|(temporal, block)| {
                     interrupt.check()?;
                     Ok(match block {
-                        Some(block) => self.precision.part(*block).transpose_times(temporal),
-                        None => temporal.clone(),
+                        Some(block) if !is_alone => {
+                            self.precision.part(*block).transpose_times(temporal)
+                        }
+                        _ => temporal.clone(),
                     })
                 })
                 .collect::<Result<_>>()?;
@@ -98,12 +200,12 @@ impl Analysis {
                 .map(|station| {
                     interrupt.check()?;
                     let rows = self.rows_of(station)?;
-                    let own = solved
+                    let own = basis
                         .iter()
                         .zip(&compression.block)
                         .map(|(all, block)| self.rows_in_block(&rows, *block, all))
                         .collect();
-                    Ok(of_station(&rows, own)?
+                    Ok(of_station(station, &rows, own)?
                         .iter()
                         .zip(&grams)
                         .map(|(z, gram)| dot(z.times(gram).as_slice(), z.as_slice()))
@@ -132,7 +234,7 @@ impl Analysis {
         targets: &Targets<'_>,
         interrupt: &Interrupt,
     ) -> Result<Vec<f64>> {
-        self.per_station(targets, interrupt, |rows, own| {
+        self.per_station(targets, false, interrupt, |_, rows, own| {
             let factor = self.held_factor(rows)?;
             Ok(own
                 .into_iter()
@@ -141,29 +243,61 @@ impl Analysis {
         })
     }
 
-    /// How much the weighted sum of variances over the targets would fall if a station's observation errors were
-    /// multiplied by `error_factor`, for each station, (S, Q); negative for a factor above 1.
-    pub fn upgrade_gain(
+    /// How much the weighted sum of prior variances over the targets would fall with each station alone, (S, Q).
+    pub fn variance_bought_alone(
         &self,
-        error_factor: f64,
         targets: &Targets<'_>,
         interrupt: &Interrupt,
     ) -> Result<Vec<f64>> {
-        if !(error_factor > 0.0 && error_factor.is_finite()) {
+        self.per_station(targets, true, interrupt, |_, chosen, own| {
+            let rows = self.rows.select(chosen);
+            let sites: Vec<Site> = (0..rows.len()).map(|row| rows.site(row)).collect();
+            let mut covariance = self.network.cross_covariance(&rows, &sites);
+            let root = self.rows.error_root(chosen)?;
+            covariance.add(&root.outer());
+            let factor = Self::factor_of(covariance, chosen)?;
+            Ok(own
+                .into_iter()
+                .map(|part| factor.solve_lower(part))
+                .collect())
+        })
+    }
+
+    /// How much the weighted sum of variances over the targets would fall if the observation errors of one station were
+    /// multiplied by its `error_factor` (S,), for each station, (S, Q); negative for a factor above 1.
+    pub fn upgrade_gain(
+        &self,
+        error_factor: &[f64],
+        targets: &Targets<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<f64>> {
+        check_length(
+            "error_factor",
+            error_factor.len(),
+            self.network.n_stations(),
+            "the stations",
+        )?;
+        if let Some(value) = error_factor
+            .iter()
+            .find(|value| !(**value > 0.0 && value.is_finite()))
+        {
             return Err(invalid(format!(
-                "error_factor must be positive, got {error_factor}"
+                "error_factor must be positive, got {value}"
             )));
         }
         // R changes by -sign G G': the matrix in the middle is G (I - sign G' C_II G)^-1 G', times sign.
-        let change = 1.0 - error_factor * error_factor;
-        let sign = change.signum();
-        let mut gain = self.per_station(targets, interrupt, |rows, own| {
+        let change: Vec<f64> = error_factor
+            .iter()
+            .map(|value| 1.0 - value * value)
+            .collect();
+        let mut gain = self.per_station(targets, false, interrupt, |station, rows, own| {
+            let sign = change[station].signum();
             let mut root = self.rows.error_root(rows)?;
             for j in 0..rows.len() {
                 let column = root.column_mut(j);
                 column
                     .iter_mut()
-                    .for_each(|element| *element *= change.abs().sqrt());
+                    .for_each(|element| *element *= change[station].abs().sqrt());
             }
             let product = root.transpose_times(&self.precision.select(rows).times(&root));
             let mut inner = Matrix::identity(rows.len());
@@ -174,8 +308,8 @@ impl Analysis {
             }
             let factor = Cholesky::new(inner, &Interrupt::default()).map_err(|row| {
                 invalid(format!(
-                    "error_factor = {error_factor} leaves observation {} without any error",
-                    rows[row]
+                    "error_factor = {} leaves observation {} without any error",
+                    error_factor[station], rows[row]
                 ))
             })?;
             Ok(own
@@ -183,100 +317,123 @@ impl Analysis {
                 .map(|part| factor.solve_lower(root.transpose_times(&part)))
                 .collect())
         })?;
-        gain.iter_mut().for_each(|value| *value *= sign);
+        for (own, change) in gain.chunks_mut(self.n_quantities()).zip(&change) {
+            own.iter_mut().for_each(|value| *value *= change.signum());
+        }
         Ok(gain)
     }
 
-    /// How much the weighted sum of variances over the targets would fall with one new station at each candidate, (K,
-    /// Q) candidate by candidate: a single sounding at the targets' time, with `noise` (Q,) one sd, infinite for a
-    /// quantity that it does not observe. What the prior says of a station's own bias counts as noise too.
+    /// How much the weighted sum of variances over the targets would fall with one new station at each candidate place,
+    /// (K, Q) place by place. What the prior says of a station's own bias counts, common to its soundings.
     ///
-    /// The cost is candidates x targets x (nodes + terms) for each pair of quantities.
+    /// The cost is candidates x rows of one candidate x (rows x nodes + targets x (nodes + terms)), the memory candidates x
+    /// rows of one candidate x rows.
     pub fn candidate_gain(
         &self,
-        candidates: &Points<'_>,
-        noise: &[f64],
+        candidates: &Candidates<'_>,
         targets: &Targets<'_>,
         interrupt: &Interrupt,
     ) -> Result<Vec<f64>> {
+        let n_quantities = self.n_quantities();
         candidates.check(&self.network)?;
         self.check_targets(targets)?;
-        let n_quantities = self.n_quantities();
-        check_length("noise", noise.len(), n_quantities, "sd")?;
-        check_not_negative("noise", noise)?;
-        if candidates.time_h != targets.points.time_h {
-            return Err(invalid(format!(
-                "candidates must have the time of the targets, {}, got {}",
-                targets.points.time_h, candidates.time_h
-            )));
-        }
-        let observed: Vec<usize> = (0..n_quantities)
-            .filter(|&q| noise[q].is_finite())
-            .collect();
         self.pool.install(|| {
-            let compression = self.compress(candidates.time_h);
-            let whitened = self.whiten(&compression, interrupt)?;
-            let at_candidates = compression.at(&self.network, candidates, 0..candidates.len());
-            // [p][o]: M_pq u_q(x*) of every candidate, the part of the posterior covariance that the rows explain.
-            let explained: Vec<Vec<Matrix>> = (0..n_quantities)
-                .map(|p| {
-                    observed
-                        .iter()
-                        .map(|&q| {
-                            let between = if compression.block[p] == compression.block[q] {
-                                whitened[q].transpose_times(&whitened[p])
-                            } else {
-                                Matrix::zeros(whitened[q].n_columns(), whitened[p].n_columns())
-                            };
-                            between.transpose_times(&at_candidates[q])
+            // Of every sounding and quantity, `L^-1` times the covariance of the rows of its block with it at every place,
+            // (rows, K); None where nobody observes it or no row tells of it.
+            let covariances: Vec<Vec<Option<Matrix>>> = (0..candidates.time_h.len())
+                .into_par_iter()
+                .map(|number| {
+                    interrupt.check()?;
+                    let compression = self.compress(candidates.time_h[number]);
+                    let places = candidates.points(number, n_quantities);
+                    let u = compression.at(&self.network, &places, 0..places.len());
+                    Ok((0..n_quantities)
+                        .map(|q| {
+                            let temporal = &compression.temporal[q];
+                            let block = compression.block[q]?;
+                            let factor = self.factor.factor(block);
+                            // The solve is what costs: of the nodes or of the places, whatever is less.
+                            candidates.is_observed(number, q).then(|| {
+                                if temporal.n_columns() <= places.len() {
+                                    factor.solve_lower(temporal.clone()).times(&u[q])
+                                } else {
+                                    factor.solve_lower(temporal.times(&u[q]))
+                                }
+                            })
                         })
-                        .collect()
+                        .collect())
                 })
-                .collect();
-            let factors: Vec<Cholesky> = (0..candidates.len())
+                .collect::<Result<_>>()?;
+            let now = self.compress(targets.points.time_h);
+            let whitened = self.whiten(&now, interrupt)?;
+            let group = self.rows.groups(&self.network);
+            let stations: Vec<NewStation> = (0..candidates.len())
+                .into_par_iter()
                 .map(|k| {
-                    self.candidate_factor(
-                        k,
-                        candidates,
-                        noise,
-                        &observed,
-                        &at_candidates,
-                        &explained,
-                    )
+                    interrupt.check()?;
+                    let rows = candidates.rows(k, n_quantities);
+                    let known: Vec<Option<&[f64]>> = rows
+                        .iter()
+                        .map(|row| {
+                            let all = covariances[row.sounding][row.quantity].as_ref()?;
+                            Some(all.column(k))
+                        })
+                        .collect();
+                    let factor = self.candidate_factor(k, &rows, &known, &group)?;
+                    let explained = (0..n_quantities)
+                        .map(|p| {
+                            rows.iter()
+                                .any(|row| group[row.quantity] == group[p])
+                                .then(|| {
+                                    let own = Matrix::from_columns(
+                                        whitened[p].n_rows(),
+                                        rows.len(),
+                                        |j, column| {
+                                            if let (Some(known), true) =
+                                                (known[j], group[rows[j].quantity] == group[p])
+                                            {
+                                                column.copy_from_slice(known);
+                                            }
+                                        },
+                                    );
+                                    whitened[p].transpose_times(&own)
+                                })
+                        })
+                        .collect();
+                    Ok(NewStation {
+                        rows,
+                        factor,
+                        explained,
+                    })
                 })
                 .collect::<Result<_>>()?;
             let mut gain = vec![0.0; candidates.len() * n_quantities];
             for chunk in targets.chunks() {
                 interrupt.check()?;
-                let u = compression.at(&self.network, &targets.points, chunk.clone());
+                let u = now.at(&self.network, &targets.points, chunk.clone());
                 gain.par_chunks_mut(n_quantities).enumerate().try_for_each(
                     |(k, own)| -> Result<()> {
                         interrupt.check()?;
-                        let prior =
-                            self.correlations_with(candidates, k, &targets.points, chunk.clone());
+                        let station = &stations[k];
+                        let prior = self.correlations_with(
+                            (candidates.latitude_deg[k], candidates.longitude_deg[k]),
+                            &targets.points,
+                            chunk.clone(),
+                        );
                         for (p, total) in own.iter_mut().enumerate() {
-                            let mut covariance = Matrix::zeros(observed.len(), chunk.len());
-                            for (o, &q) in observed.iter().enumerate() {
-                                for (j, point) in chunk.clone().enumerate() {
-                                    let a = targets.points.amplitude(p, point);
-                                    let b = candidates.amplitude(q, k);
-                                    let before: f64 = prior
-                                        .column(j)
-                                        .iter()
-                                        .zip(self.network.terms())
-                                        .map(|(correlation, term)| {
-                                            correlation
-                                                * term.between_quantities(p, q)
-                                                * term.factor(a)
-                                                * term.factor(b)
-                                        })
-                                        .sum();
-                                    let after =
-                                        before - dot(u[p].column(j), explained[p][o].column(k));
-                                    covariance.set(o, j, after);
-                                }
-                            }
-                            let reduced = factors[k].solve_lower(covariance);
+                            let Some(explained) = &station.explained[p] else {
+                                continue;
+                            };
+                            let covariance = self.with_targets(
+                                station,
+                                explained,
+                                &prior,
+                                &u[p],
+                                targets,
+                                p,
+                                chunk.start,
+                            );
+                            let reduced = station.factor.solve_lower(covariance);
                             for (j, point) in chunk.clone().enumerate() {
                                 *total += targets.weight[point]
                                     * dot(reduced.column(j), reduced.column(j));
@@ -290,11 +447,48 @@ impl Analysis {
         })
     }
 
-    /// Spatial correlation of every term with a candidate, shape (terms, points); 0 for station terms.
+    /// Posterior covariance of a new station's rows with quantity p at targets from `first` on, shape (rows, targets).
+    #[allow(clippy::too_many_arguments)]
+    fn with_targets(
+        &self,
+        station: &NewStation,
+        explained: &Matrix,
+        prior: &Matrix,
+        u: &Matrix,
+        targets: &Targets<'_>,
+        p: usize,
+        first: usize,
+    ) -> Matrix {
+        let terms = self.network.terms();
+        let time_h = targets.points.time_h;
+        let scale = Matrix::from_columns(station.rows.len(), terms.len(), |c, column| {
+            for (element, row) in column.iter_mut().zip(&station.rows) {
+                *element = terms[c].between_quantities(p, row.quantity)
+                    * terms[c].factor(row.amplitude)
+                    * terms[c].shape().temporal_correlation(time_h - row.time_h);
+            }
+        });
+        let mut covariance = explained.transpose_times(u);
+        for j in 0..covariance.n_columns() {
+            let amplitude = targets.points.amplitude(p, first + j);
+            let column = covariance.column_mut(j);
+            column.iter_mut().for_each(|value| *value = -*value);
+            for (c, term) in terms.iter().enumerate() {
+                let spatial = prior.get(c, j) * term.factor(amplitude);
+                if spatial != 0.0 {
+                    for (value, scale) in column.iter_mut().zip(scale.column(c)) {
+                        *value += spatial * scale;
+                    }
+                }
+            }
+        }
+        covariance
+    }
+
+    /// Spatial correlation of every term with a place, shape (terms, points); 0 for station terms.
     fn correlations_with(
         &self,
-        candidates: &Points<'_>,
-        candidate: usize,
+        (latitude_deg, longitude_deg): (f64, f64),
         points: &Points<'_>,
         chosen: std::ops::Range<usize>,
     ) -> Matrix {
@@ -306,12 +500,7 @@ impl Analysis {
             .collect();
         let own: Vec<_> = shapes
             .iter()
-            .map(|shape| {
-                shape.embed(
-                    candidates.latitude_deg[candidate],
-                    candidates.longitude_deg[candidate],
-                )
-            })
+            .map(|shape| shape.embed(latitude_deg, longitude_deg))
             .collect();
         let mut correlations = Matrix::zeros(shapes.len(), chosen.len());
         for (j, point) in chosen.enumerate() {
@@ -323,35 +512,47 @@ impl Analysis {
         correlations
     }
 
-    /// Factor of the covariance of what a candidate would observe, given the rows.
+    /// Factor of the covariance of what a candidate would observe, given the analysis' rows; `known` is `L^-1` times
+    /// their covariance with each of its own, `group` the quantities that go together.
     fn candidate_factor(
         &self,
         k: usize,
-        candidates: &Points<'_>,
-        noise: &[f64],
-        observed: &[usize],
-        at_candidates: &[Matrix],
-        explained: &[Vec<Matrix>],
+        rows: &[NewRow],
+        known: &[Option<&[f64]>],
+        group: &[usize],
     ) -> Result<Cholesky> {
-        let mut covariance = Matrix::zeros(observed.len(), observed.len());
-        for (i, &p) in observed.iter().enumerate() {
-            for (j, &q) in observed.iter().enumerate() {
-                let (a, b) = (candidates.amplitude(p, k), candidates.amplitude(q, k));
-                let prior: f64 = self
-                    .network
-                    .terms()
+        let terms = self.network.terms();
+        let mut covariance = Matrix::zeros(rows.len(), rows.len());
+        for (j, b) in rows.iter().enumerate() {
+            for (i, a) in rows.iter().enumerate().skip(j) {
+                let prior: f64 = terms
                     .iter()
-                    .map(|term| term.between_quantities(p, q) * term.factor(a) * term.factor(b))
+                    .map(|term| {
+                        let scale = term.between_quantities(a.quantity, b.quantity);
+                        if scale == 0.0 {
+                            return 0.0;
+                        }
+                        scale
+                            * (term.factor(a.amplitude) * term.factor(b.amplitude))
+                            * term.shape().temporal_correlation(a.time_h - b.time_h)
+                    })
                     .sum();
-                let own = if i == j { noise[p].powi(2) } else { 0.0 };
-                let known = dot(at_candidates[p].column(k), explained[p][j].column(k));
-                covariance.set(i, j, prior - known + own);
+                let own = if i == j { a.noise.powi(2) } else { 0.0 };
+                let explained = match (known[i], known[j]) {
+                    (Some(one), Some(other)) if group[a.quantity] == group[b.quantity] => {
+                        dot(one, other)
+                    }
+                    _ => 0.0,
+                };
+                let value = prior - explained + own;
+                covariance.set(i, j, value);
+                covariance.set(j, i, value);
             }
         }
         Cholesky::new(covariance, &Interrupt::default()).map_err(|row| {
             invalid(format!(
-                "candidate {k} would say nothing new of quantity {}; give it noise",
-                observed[row]
+                "candidate {k} would say nothing new of quantity {} at time_h {}; give it noise",
+                rows[row].quantity, rows[row].time_h
             ))
         })
     }

@@ -48,7 +48,8 @@ def candidates(endless: bool) -> Call:
     return partial(
         analysis.candidate_gain,
         *places(n_candidates),
-        np.full(Q, 0.05),
+        np.zeros(1),
+        np.full((1, Q, n_candidates), 0.05),
         *places(n_targets),
         0.0,
         weight=np.ones(n_targets),

@@ -1,7 +1,9 @@
 //! Covariance, analysis and quality control for Python.
 
 use numpy::ndarray::Array2;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -10,13 +12,14 @@ use crate::analysis::{self, Analysis};
 use crate::covariance::{Shape, Term};
 use crate::linalg::Matrix;
 use crate::network::{ErrorLink, Network, Rows, Site};
-use crate::placement::Targets;
+use crate::placement::{Candidates, Targets};
 use crate::quality::{Flag, Thresholds, screen};
 use crate::spread::SpreadQuestion;
 
 type Floats<'py> = PyReadonlyArray1<'py, f64>;
 type Table<'py> = PyReadonlyArray2<'py, f64>;
 type Pairs<'py> = PyReadonlyArray2<'py, i64>;
+type Block<'py> = PyReadonlyArray3<'py, f64>;
 
 fn floats(array: &Floats<'_>) -> Vec<f64> {
     array.as_array().to_vec()
@@ -103,6 +106,19 @@ fn error_links(
             })
         })
         .collect()
+}
+
+/// Values of a three-dimensional array, checked and the last axis fastest.
+fn block(name: &str, array: &Block<'_>, shape: (usize, usize, usize)) -> PyResult<Vec<f64>> {
+    let array = array.as_array();
+    if array.dim() == shape {
+        Ok(array.iter().copied().collect())
+    } else {
+        Err(PyValueError::new_err(format!(
+            "{name} must have shape {shape:?}, got {:?}",
+            array.dim()
+        )))
+    }
 }
 
 #[pyclass(name = "CovarianceTerm", module = "rust_core", frozen)]
@@ -475,12 +491,10 @@ impl PyAnalysis {
         self.by_quantity(py, values)
     }
 
-    #[pyo3(signature = (error_factor, latitude_deg, longitude_deg, time_h, *, weight, amplitude=None))]
-    #[allow(clippy::too_many_arguments)]
-    fn upgrade_gain<'py>(
+    #[pyo3(signature = (latitude_deg, longitude_deg, time_h, *, weight, amplitude=None))]
+    fn variance_bought_alone<'py>(
         &self,
         py: Python<'py>,
-        error_factor: f64,
         latitude_deg: Floats<'py>,
         longitude_deg: Floats<'py>,
         time_h: f64,
@@ -494,42 +508,80 @@ impl PyAnalysis {
                 points: targets.points(),
                 weight: &weight,
             };
-            self.analysis
-                .upgrade_gain(error_factor, &targets, interrupt)
+            self.analysis.variance_bought_alone(&targets, interrupt)
         })?;
         self.by_quantity(py, values)
     }
 
-    #[pyo3(signature = (candidate_latitude_deg, candidate_longitude_deg, noise, latitude_deg, longitude_deg, time_h, *, weight, candidate_amplitude=None, amplitude=None))]
+    #[pyo3(signature = (error_factor, latitude_deg, longitude_deg, time_h, *, weight, amplitude=None))]
     #[allow(clippy::too_many_arguments)]
-    fn candidate_gain<'py>(
+    fn upgrade_gain<'py>(
         &self,
         py: Python<'py>,
-        candidate_latitude_deg: Floats<'py>,
-        candidate_longitude_deg: Floats<'py>,
-        noise: Floats<'py>,
+        error_factor: Floats<'py>,
         latitude_deg: Floats<'py>,
         longitude_deg: Floats<'py>,
         time_h: f64,
         weight: Floats<'py>,
-        candidate_amplitude: Option<Table<'py>>,
         amplitude: Option<Table<'py>>,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        let candidates = self.targets(
-            candidate_latitude_deg,
-            candidate_longitude_deg,
-            time_h,
-            candidate_amplitude,
-        )?;
         let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
-        let (noise, weight) = (floats(&noise), floats(&weight));
+        let (error_factor, weight) = (floats(&error_factor), floats(&weight));
         let values = interruptible(py, |interrupt| {
             let targets = Targets {
                 points: targets.points(),
                 weight: &weight,
             };
             self.analysis
-                .candidate_gain(&candidates.points(), &noise, &targets, interrupt)
+                .upgrade_gain(&error_factor, &targets, interrupt)
+        })?;
+        self.by_quantity(py, values)
+    }
+
+    #[pyo3(signature = (candidate_latitude_deg, candidate_longitude_deg, candidate_time_h, noise, latitude_deg, longitude_deg, time_h, *, weight, candidate_amplitude=None, amplitude=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn candidate_gain<'py>(
+        &self,
+        py: Python<'py>,
+        candidate_latitude_deg: Floats<'py>,
+        candidate_longitude_deg: Floats<'py>,
+        candidate_time_h: Floats<'py>,
+        noise: Block<'py>,
+        latitude_deg: Floats<'py>,
+        longitude_deg: Floats<'py>,
+        time_h: f64,
+        weight: Floats<'py>,
+        candidate_amplitude: Option<Block<'py>>,
+        amplitude: Option<Table<'py>>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let targets = self.targets(latitude_deg, longitude_deg, time_h, amplitude)?;
+        let places =
+            [candidate_latitude_deg, candidate_longitude_deg].map(|column| floats(&column));
+        let sounded_h = floats(&candidate_time_h);
+        let shape = (
+            sounded_h.len(),
+            self.analysis.n_quantities(),
+            places[0].len(),
+        );
+        let noise = block("noise", &noise, shape)?;
+        let amplitude = candidate_amplitude
+            .map(|array| block("candidate_amplitude", &array, shape))
+            .transpose()?;
+        let weight = floats(&weight);
+        let values = interruptible(py, |interrupt| {
+            let targets = Targets {
+                points: targets.points(),
+                weight: &weight,
+            };
+            let candidates = Candidates {
+                latitude_deg: &places[0],
+                longitude_deg: &places[1],
+                time_h: &sounded_h,
+                noise: &noise,
+                amplitude: amplitude.as_deref(),
+            };
+            self.analysis
+                .candidate_gain(&candidates, &targets, interrupt)
         })?;
         self.by_quantity(py, values)
     }
