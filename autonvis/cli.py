@@ -14,7 +14,7 @@ from tasks.settings import PREFIX, Settings, SettingsError, load_settings, parse
 
 # Heavy modules (Prefect, pandas, the kernel) are imported by the verb that needs them: `--help` answers at once.
 
-WRITING_VERBS = ("up", "land", "nowcast", "backfill", "replay", "learn")
+WRITING_VERBS = ("up", "land", "nowcast", "backfill", "replay", "learn", "simulate", "report")
 
 
 def show_settings(settings: Settings, _: argparse.Namespace) -> None:
@@ -169,6 +169,39 @@ def run_verify(settings: Settings, arguments: argparse.Namespace) -> None:
     )
 
 
+def run_report(settings: Settings, arguments: argparse.Namespace) -> None:
+    from autonvis.system import prefect_server
+
+    with prefect_server(settings):
+        from flows.report import report
+
+        finish(report(arguments.day, return_state=True))
+
+
+def run_simulate(settings: Settings, arguments: argparse.Namespace) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from autonvis.simulate import Network, simulate
+    from tasks.cycles import parse_time
+    from tasks.settings import TIERS
+
+    now = datetime.now(UTC)
+    start = (
+        parse_time(arguments.start, "--start") if arguments.start else now - timedelta(hours=arguments.hours)
+    )
+    network = Network(
+        start=start,
+        hours=arguments.hours,
+        seed=arguments.seed,
+        region=arguments.region,
+        n_by_tier={tier: getattr(arguments, tier.lower()) for tier in TIERS},
+        storm_onset_h=arguments.storm,
+        n_withheld=arguments.withheld,
+    )
+    out = arguments.out or settings.home / "simulated"
+    simulate(network, out, to=arguments.to, pace=arguments.pace, say=lambda text: print(text, flush=True))
+
+
 def run_learn(settings: Settings, arguments: argparse.Namespace) -> None:
     from autonvis.system import prefect_server
 
@@ -199,6 +232,14 @@ def show_mosquitto_users(settings: Settings, _: argparse.Namespace) -> None:
     from services.mosquitto_users import password_file
 
     print(password_file(settings), end="")
+
+
+def box(text: str) -> tuple[float, float, float, float]:
+    try:
+        south, west, north, east = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not south,west,north,east in degrees") from error
+    return south, west, north, east
 
 
 def leads(text: str) -> tuple[float, ...]:
@@ -301,6 +342,41 @@ def build_parser() -> argparse.ArgumentParser:
         help="in km, ends included (default 80:600:10)",
     )
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.nc", help="file to write")
+    sub = verb(
+        "report",
+        run_report,
+        "Report on the sounders of a day: tiers and why, errors, dropouts, a page for each.",
+    )
+    sub.add_argument("day", type=date.fromisoformat, nargs="?", help="UTC day; default the last whole one")
+    sub = verb(
+        "simulate",
+        run_simulate,
+        "Play a network of NVIS sounders over a known ionosphere: write what they hear and the truth, and send it to a "
+        "landing zone.",
+    )
+    sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default HOME/simulated")
+    sub.add_argument(
+        "--to", metavar="URL", help="landing zone to send to: http://, tcp:// or mqtt:// with host and port"
+    )
+    sub.add_argument("--start", help="first observation, ISO-8601 with zone; default --hours before now")
+    sub.add_argument("--hours", type=float, default=24.0, help="length of the span (default 24)")
+    sub.add_argument("--seed", type=int, default=1, help="another seed is another network and ionosphere")
+    sub.add_argument(
+        "--region", type=box, default=(44.0, 2.0, 54.0, 20.0), metavar="S,W,N,E",
+        help="box of the sounders in degrees (default 44,2,54,20); write --region=-10,... for a southern one",
+    )  # fmt: skip
+    for tier, n_sounders in (("platinum", 2), ("gold", 5), ("silver", 10), ("bronze", 20)):
+        sub.add_argument(
+            f"--{tier}", type=int, default=n_sounders, metavar="N",
+            help=f"sounders of tier {tier.upper()} (default {n_sounders})",
+        )  # fmt: skip
+    sub.add_argument(
+        "--storm", type=float, metavar="H", help="a storm begins this many hours after the start"
+    )
+    sub.add_argument("--withheld", type=int, default=50, metavar="N", help="places to score by (default 50)")
+    sub.add_argument(
+        "--pace", type=float, metavar="X", help="send X times faster than the clock; default at once"
+    )
     sub = verb(
         "learn",
         run_learn,

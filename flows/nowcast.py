@@ -17,6 +17,7 @@ from tasks.settings import load_settings
 from tasks.verification import read_verification, skill_table
 
 read_window = task(name="read-window", retries=1, cache_policy=NO_CACHE)(cycles.read_window)
+read_heard = task(name="read-measurements", retries=1, cache_policy=NO_CACHE)(cycles.read_heard)
 assimilate = task(name="assimilate", timeout_seconds=120, cache_policy=NO_CACHE)(cycles.assimilate)
 check_cycles = task(name="check-cycle", cache_policy=NO_CACHE)(cycles.check_cycles)
 store_cycle = task(name="store-cycle", retries=1, cache_policy=NO_CACHE)(cycles.store_cycle)
@@ -48,8 +49,8 @@ def nowcast(
     """
     settings = load_settings()
     plan = cycles.plan_cycle(settings, valid_time, available_until, region, grid_step_deg)
-    observations = read_window(settings, [plan])
-    cycle = assimilate(settings, plan, observations)
+    observations, heard = read_window(settings, [plan]), read_heard(settings, [plan])
+    cycle = assimilate(settings, plan, observations, heard)
     check_cycles([cycle])
     store_cycle(settings, plan, cycle)
     folder = publish(settings, cycle, known_at(observations, plan.available_until))

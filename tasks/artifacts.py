@@ -225,3 +225,41 @@ def learning_markdown(
         + markdown_table(["value", "unit", "before", "learned"], values)
         + f"\n\nObjective {before.objective:.4f}, then {after.objective:.4f} (mean ln CRPS and log score, less a share of the evidence)."
     )
+
+
+def tiers_markdown(mix: pd.DataFrame, summary: pd.DataFrame) -> str:
+    """Tiers of the network beside a healthy one's, and who changed, as Markdown; see `tasks.quality_report`."""
+    table = markdown_table(
+        ["tier", "sounders", "share", "healthy network"],
+        [[str(row.tier), str(row.n), f"{row.share:.0%}", f"{row.expected:.0%}"] for row in mix.itertuples()],
+    )
+    changed = summary[summary["tier_before"].notna() & (summary["tier_before"] != summary["tier"])]
+    lines = [
+        f"* {row.sounder_id}: {row.tier_before} → {row.tier}. {row.reason}" for row in changed.itertuples()
+    ]
+    told = (
+        "### Changed since the day before\n\n" + "\n".join(lines)
+        if lines
+        else "No tier changed since the day before."
+    )
+    return f"{table}\n\n{told}"
+
+
+def sounder_table(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row per sounder for a table artifact; numbers as text with the figures that mean something."""
+    return [
+        {
+            "sounder": row["sounder_id"],
+            "tier": row["tier"],
+            "before": row["tier_before"] if isinstance(row["tier_before"], str) else "new",
+            "delay error, ms": f"{row['delay_sd_ms']:.2g} ({row['delay_sd_low_ms']:.2g}-{row['delay_sd_high_ms']:.2g})",
+            "delay bias, ms": f"{row['delay_bias_ms']:+.2g}" + (" !" if row["is_delay_biased"] else ""),
+            "signal error, dB": f"{row['signal_sd_db']:.2g}",
+            "measurements": int(row["n_measurements"]),
+            "wrong": "" if math.isnan(row["outlier_share"]) else f"{row['outlier_share']:.0%}",
+            "refused": int(row["n_refused"]),
+            "dropouts": int(row["n_dropouts"]),
+            "why": row["reason"],
+        }
+        for row in summary.to_dict("records")
+    ]

@@ -35,6 +35,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     make_url,
     select,
     text,
@@ -301,6 +302,26 @@ def sounder_tiers(engine: Engine) -> dict[str, str]:
     with Session(engine.execution_options(is_reading=True)) as session:
         rows = session.execute(select(Sounder.sounder_id, declared))
         return {sounder_id: tier if tier in TIERS else UNDECLARED for sounder_id, tier in rows}
+
+
+def declared_at(engine: Engine, moment: datetime) -> dict[str, dict[str, Any]]:
+    """The details of every sounder's metadata as they were at a time; those that registered later are not in it."""
+    newest = (
+        select(SounderVersion.sounder_id, func.max(SounderVersion.version).label("version"))
+        .where(SounderVersion.valid_from <= moment)
+        .group_by(SounderVersion.sounder_id)
+        .subquery()
+    )
+    query = (
+        select(SounderVersion.sounder_id, SounderVersion.details)
+        .join(
+            newest,
+            (SounderVersion.sounder_id == newest.c.sounder_id) & (SounderVersion.version == newest.c.version),
+        )
+        .order_by(SounderVersion.sounder_id)
+    )
+    with Session(engine.execution_options(is_reading=True)) as session:
+        return {sounder_id: dict(details) for sounder_id, details in session.execute(query)}
 
 
 def sounder_history(engine: Engine, sounder_id: str) -> list[SounderVersion]:

@@ -21,7 +21,7 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CYCLE_DATASETS = ("analysis", "feedback", "verification")
+CYCLE_DATASETS = ("analysis", "feedback", "verification", "sounders", "echoes")
 
 
 @dataclass(frozen=True)

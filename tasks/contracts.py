@@ -28,7 +28,15 @@ RELEASED_PATH = CONTRACT_FOLDER / "released.json"
 SCHEMA_FOLDER = CONTRACT_FOLDER / "schema"
 
 SUBMITTED_DATASETS: tuple[str, ...] = ("measurements", "ionograms", "indices")
-DATASETS: tuple[str, ...] = (*SUBMITTED_DATASETS, "analysis", "feedback", "verification", "quarantine")
+DATASETS: tuple[str, ...] = (
+    *SUBMITTED_DATASETS,
+    "analysis",
+    "feedback",
+    "verification",
+    "sounders",
+    "echoes",
+    "quarantine",
+)
 
 TIMESTAMP = "timestamp[us, UTC]"
 PHYSICAL_TYPES: tuple[str, ...] = ("string", "double", "int32", "int64", "boolean", "binary", TIMESTAMP)

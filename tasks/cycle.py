@@ -30,6 +30,9 @@ from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
 from tasks.prediction import Prediction
 from tasks.row_errors import carried
+from tasks.sounder_innovations import what_echoes_tell
+from tasks.sounder_rows import echo_rows, sounder_rows
+from tasks.soundings import Heard
 from tasks.verification import forecast_held_out, score, targets_of
 from tasks.window import INPUT_COLUMNS, microseconds
 
@@ -47,6 +50,9 @@ class Cycle:
     """Fields ahead, in the columns of `analysis`; `valid_time` less `lead_h` is the time they were made."""
     feedback: pa.Table
     verification: pa.Table
+    sounders: pa.Table | None
+    """What is known of every sounder now; None where no measurements were given."""
+    echoes: pa.Table | None
     metadata: dict[str, Any]
 
 
@@ -62,6 +68,7 @@ def run_cycle(
     forecast_leads_h: Sequence[float] = (),
     f107_sfu: float | None = None,
     due: Mapping[float, float | None] | None = None,
+    heard: Heard | None = None,
     cycle_minutes: float = 15.0,
     threads: int = 0,
 ) -> Cycle:
@@ -75,6 +82,7 @@ def run_cycle(
         f107_sfu: solar flux, used with fewer than the minimum of stations and as a reference.
         due: leads in hours of forecasts to score now, each with the solar flux known when it was made. It is made again,
             from what was available that much before `available_until`: one more solve per lead.
+        heard: what sounders measured, of the same days, and what was known of them; None for a cycle of ionograms alone.
         cycle_minutes: observations newer than this before `valid_time` are scored.
         threads: threads of the kernel, 0 takes all cores; they change no bit of the result.
 
@@ -97,6 +105,7 @@ def run_cycle(
             f107_sfu=flux,
             scored_h=scored_h,
             threads=threads,
+            heard=heard,
         )
 
     estimates = {lead_h: known_by(lead_h, flux) for lead_h, flux in {0.0: f107_sfu, **(due or {})}.items()}
@@ -107,7 +116,7 @@ def run_cycle(
     cycle_id = (
         f"{valid_at:%Y%m%dT%H%MZ}-{_digest(kernel.config_hash, inputs_hash, *grids, str(cycle_minutes))[:12]}"
     )
-    identity = {"cycle_id": cycle_id, "valid_time": valid_at}
+    identity: dict[str, Any] = {"cycle_id": cycle_id, "valid_time": valid_at}
     targets = targets_of(now.known, valid_at, scored_h, kernel.scale.max_scored_stations)
     scores = [
         score(now, forecast_held_out(origin, targets, valid_at, kernel, background), lead_h)
@@ -117,6 +126,11 @@ def run_cycle(
         [identity_frame(part.feedback, identity) for part in solved.values()], ignore_index=True
     )
     verification = identity_frame(pd.concat(scores, ignore_index=True), identity)
+    sounders, echoes = None, None
+    if now.soundings is not None:
+        told, known = what_echoes_tell(now, kernel, background)
+        echoes = _table(identity_frame(echo_rows(told), identity), "echoes")
+        sounders = _table(identity_frame(sounder_rows(told, known, kernel), identity), "sounders")
     n_used = sum(int((part.feedback["qc_flag"] == "accepted").sum()) for part in solved.values())
     metadata: dict[str, Any] = {
         # Not when it was computed or until when it looked: equal inputs give equal bytes. The catalog has both.
@@ -138,6 +152,7 @@ def run_cycle(
             "n_analysed": now.joint.n_analysed,
         },
         "climatology_only": n_used == 0,
+        "soundings": None if now.soundings is None else now.soundings.summary(),
         "n_obs": {
             name: dict(sorted(Counter(part.feedback["qc_flag"]).items())) for name, part in solved.items()
         },
@@ -153,6 +168,8 @@ def run_cycle(
         forecast=_forecast(forecast_grid, forecast_leads_h, now, cycle_id, kernel, background),
         feedback=_table(feedback, "feedback"),
         verification=_table(verification, "verification"),
+        sounders=sounders,
+        echoes=echoes,
         metadata=metadata,
     )
 
@@ -181,6 +198,8 @@ def _inputs_hash(estimates: dict[float, Estimate]) -> str:
         rows = made.known[[*INPUT_COLUMNS, *carried(made.known)]].drop(columns="available_at")
         rows = rows.assign(observed_at=microseconds(made.known["observed_at"]))
         parts += [rows.to_json(orient="values", double_precision=15), json.dumps(made.f107_sfu)]
+        if made.soundings is not None:
+            parts.append(made.soundings.inputs_hash)
     return _digest(*parts)[:32]
 
 

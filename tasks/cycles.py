@@ -15,10 +15,13 @@ import pyarrow as pa
 
 from tasks import catalog, lake
 from tasks.background import Background
+from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, run_cycle
 from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig, load_kernel_config
 from tasks.settings import Settings, parse_leads
+from tasks.sounder_record import REMEMBERED_D
+from tasks.soundings import Heard
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +201,50 @@ def read_window(settings: Settings, plans: list[CyclePlan]) -> pd.DataFrame:
     return lake.read("ionograms", settings=settings, start=first, end=last + day - timedelta(microseconds=1))
 
 
+def read_heard(settings: Settings, plans: list[CyclePlan]) -> Heard:
+    """What sounders measured that the cycles of `plans` can use, in the UTC days of their windows, and what was known of them
+    before.
+
+    Of the dataset `sounders` it takes the newest cycle before each time that is asked about, which is all that cycle
+    needs; between the plans each cycle goes by the one before it.
+    """
+    longest_h = max((lead_h for plan in plans for lead_h in due_leads(settings, plan)), default=0.0)
+    start = plans[0].valid_time - timedelta(hours=kernel_config(settings).lookback_h + longest_h)
+    day = timedelta(days=1)
+    first, last = (
+        time.replace(hour=0, minute=0, second=0, microsecond=0) for time in (start, plans[-1].valid_time)
+    )
+    measurements = lake.read(
+        "measurements", settings=settings, start=first, end=last + day - timedelta(microseconds=1)
+    )
+    asked = [plans[0].valid_time]
+    asked += [
+        plan.valid_time - timedelta(hours=lead_h) for plan in plans for lead_h in due_leads(settings, plan)
+    ]
+    sounders = [_sounders_before(settings, time) for time in sorted(set(asked))]
+    declared = catalog.declared_at(catalog.open_catalog(settings), plans[-1].available_until)
+    reporting = set(measurements["sounder_id"]).union(*(set(rows["sounder_id"]) for rows in sounders))
+    return Heard(
+        measurements=measurements,
+        sounders=pd.concat(sounders, ignore_index=True).drop_duplicates(["sounder_id", "valid_time"]),
+        declared={name: said for name, said in declared.items() if name in reporting},
+    )
+
+
+def _sounders_before(settings: Settings, time: datetime) -> pd.DataFrame:
+    """Rows of the dataset `sounders` of the newest cycle before a time."""
+    end = time - timedelta(microseconds=1)
+    start = time - timedelta(days=REMEMBERED_D)
+    files = lake.files("sounders", settings=settings, start=start, end=end)
+    # The newest file of a day before the time holds the cycle looked for; names go by valid time.
+    stamp = f"sounders-{time:%Y%m%dT%H%MZ}"
+    earlier = [path for path in files if path.stem < stamp]
+    if not earlier:
+        return lake.to_frame(arrow_schema("sounders").empty_table())
+    rows = lake.read_file("sounders", earlier[-1])
+    return rows[rows["valid_time"] <= end]
+
+
 def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
     """The newest F10.7 (sfu) that was known for a cycle, in its newest revision known then, or None."""
     indices = lake.read(
@@ -209,8 +256,10 @@ def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
     return float(known.sort_values(["observed_at", "available_at", "observation_id"])["value"].iloc[-1])
 
 
-def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) -> Cycle:
-    """Run the pure cycle of a plan on the observations read for it."""
+def assimilate(
+    settings: Settings, plan: CyclePlan, observations: pd.DataFrame, heard: Heard | None = None
+) -> Cycle:
+    """Run the pure cycle of a plan on the observations, and what sounders heard, read for it."""
     earlier = {
         lead_h: replace(
             plan,
@@ -230,6 +279,8 @@ def assimilate(settings: Settings, plan: CyclePlan, observations: pd.DataFrame) 
         forecast_leads_h=leads(settings, plan),
         f107_sfu=read_solar_flux(settings, plan),
         due={lead_h: read_solar_flux(settings, origin) for lead_h, origin in earlier.items()},
+        # Without a measurement a cycle is what it always was, and costs nothing more.
+        heard=None if heard is None or heard.is_silent else heard,
         cycle_minutes=settings.cycle_minutes,
         threads=settings.threads,
     )
@@ -258,7 +309,7 @@ def check_cycles(cycles: list[Cycle]) -> None:
     from tasks.validation import validate_batch
 
     now = datetime.now(UTC)
-    for part in ("analysis", "forecast", "feedback", "verification"):
+    for part in ("analysis", "forecast", "feedback", "verification", "sounders", "echoes"):
         dataset = "analysis" if part == "forecast" else part
         tables = [table for cycle in cycles if (table := getattr(cycle, part)) is not None and table.num_rows]
         if not tables:
@@ -285,8 +336,13 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         ("analysis", "forecast", cycle.forecast),
         ("feedback", "feedback", cycle.feedback),
         ("verification", "verification", cycle.verification),
+        ("sounders", "sounders", cycle.sounders),
+        ("echoes", "echoes", cycle.echoes),
     ):
         if table is None:
+            continue
+        if table.num_rows == 0 and dataset in ("sounders", "echoes"):
+            lake.withdraw(dataset, f"{part}-{plan.stamp}", settings=settings)
             continue
         is_region = dataset == "analysis" and plan.region != "global"
         name = f"{part}-{plan.stamp}" + ("-" + plan.region.replace(",", "_") if is_region else "")
@@ -311,8 +367,11 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
 
 def run_chunk(settings: Settings, plans: list[CyclePlan]) -> int:
     """Run and store consecutive cycles on one read of the lake; returns their number."""
-    observations = read_window(settings, plans)
-    done = [assimilate(settings, plan, observations) for plan in plans]
+    observations, heard = read_window(settings, plans), read_heard(settings, plans)
+    done: list[Cycle] = []
+    for plan in plans:
+        done.append(assimilate(settings, plan, observations, heard))
+        heard = heard.after(done[-1].sounders)
     check_cycles(done)
     for plan, cycle in zip(plans, done, strict=True):
         store_cycle(settings, plan, cycle)

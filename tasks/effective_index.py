@@ -39,6 +39,8 @@ COARSE_STEP = 1.0
 FINE_STEP = 0.01
 MOST_ROWS = 5_000
 """That an index is fitted to: its standard error is below 0.2 long before."""
+LEAST_TRUST = 0.1
+"""Below it, an observation's own error drowns the weather: it says nothing of an index."""
 #: How far the second pass may move from the first.
 REFINEMENT_REACH = 20.0
 
@@ -114,6 +116,13 @@ class IndexChooser:
         is_usable = (
             (value >= limits.minimum) & (value <= limits.maximum) & (levels.fof2_mhz > floor).all(axis=0)
         )
+        # How near an observation with an error of its own comes to one that only the weather is between.
+        trust = np.ones(value.size)
+        own_error = window.get("fof2_mhz_error")
+        if own_error is not None:
+            share = own_error.to_numpy(dtype=np.float64) / np.where(is_usable, value, 1.0) / WEATHER_SCALE
+            trust = 1.0 / (1.0 + np.nan_to_num(share) ** 2)
+            is_usable &= trust > LEAST_TRUST
         usable = np.flatnonzero(is_usable)
         # A slow quantity needs no fast sampling: one observation per station and interval of the clock.
         is_repeated = repeated(age_h[usable], station[usable], kernel, hour_of(window, age_h))
@@ -129,7 +138,7 @@ class IndexChooser:
         per_station = np.bincount(self._station, minlength=1)
         self._weight = (
             np.exp(-age_h[self._rows] / kernel.effective_index.memory_h) / per_station[self._station]
-        )
+        ) * trust[self._rows]
         self._settings = kernel.effective_index
         self._f107_sfu = f107_sfu
 

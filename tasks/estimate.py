@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from tasks.amplitude import amplitudes
 from tasks.analysis import JointlySolved, Solved, solve
-from tasks.background import Background, SolarLevels
+from tasks.background import Background, SolarLevels, f107_to_ig12
 from tasks.effective_index import ChosenIndex, IndexChooser
 from tasks.kernel_config import KernelConfig
 from tasks.misreadings import named
+from tasks.soundings import Heard, Soundings, sound
 from tasks.superobservations import Nodes, gather
 from tasks.window import Stations, known_rows, locate
 
@@ -43,6 +44,8 @@ class View:
     held_out: list[ChosenIndex]
     """The index without each station, or in a large network without some stations of which it is one."""
     f107_sfu: float | None
+    soundings: Soundings | None
+    """What sounders heard, which is part of the rows; None where no measurements were given."""
 
     def solve(self, kernel: KernelConfig, *, scored_h: float, threads: int) -> JointlySolved:
         """The analysis with the covariance of `kernel`; rows newer than `scored_h` are scored.
@@ -91,8 +94,25 @@ def look(
     kernel: KernelConfig,
     background: Background,
     f107_sfu: float | None,
+    heard: Heard | None = None,
+    threads: int = 0,
 ) -> View:
-    """The view at `valid_at` of the rows available at `available_at`; of `kernel` it takes windows and the index' settings."""
+    """The view at `valid_at` of the rows available at `available_at`; of `kernel` it takes windows, the index' settings and
+    how echoes become observations.
+    """
+    soundings = None
+    if heard is not None:
+        first_guess = kernel.effective_index.default_ig12 if f107_sfu is None else f107_to_ig12(f107_sfu)
+        soundings = sound(
+            heard,
+            valid_at=valid_at,
+            available_at=available_at,
+            kernel=kernel,
+            background=background,
+            ig12=first_guess,
+            threads=threads,
+        )
+        observations = pd.concat([observations, soundings.observations], ignore_index=True)
     known = known_rows(observations, valid_at, available_at, kernel.lookback_h)
     window = known[known["observed_at"] > valid_at - pd.Timedelta(hours=kernel.longest_window_h)].reset_index(
         drop=True
@@ -109,7 +129,22 @@ def look(
         index.choose(np.flatnonzero(folds == number)) for number in range(int(folds.max(initial=-1)) + 1)
     ]
     held_out = [without[number] for number in folds]
-    return View(valid_at, known, window, stations, nodes, station, levels, age_h, chosen, held_out, f107_sfu)
+    return View(
+        *(
+            valid_at,
+            known,
+            window,
+            stations,
+            nodes,
+            station,
+            levels,
+            age_h,
+            chosen,
+            held_out,
+            f107_sfu,
+            soundings,
+        )
+    )
 
 
 def estimate(
@@ -122,6 +157,7 @@ def estimate(
     f107_sfu: float | None,
     scored_h: float,
     threads: int,
+    heard: Heard | None = None,
 ) -> Estimate:
     """The estimate at `valid_at` from the rows available at `available_at`; rows newer than `scored_h` are scored.
 
@@ -135,6 +171,8 @@ def estimate(
         kernel=kernel,
         background=background,
         f107_sfu=f107_sfu,
+        heard=heard,
+        threads=threads,
     )
     joint = view.solve(kernel, scored_h=scored_h, threads=threads)
     joint = named(joint, view.chosen.ig12, background, kernel.quality)

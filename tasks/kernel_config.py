@@ -202,6 +202,88 @@ class Adaptation(Section):
         return prior_rows
 
 
+class RetrievedSpread(Section):
+    """One number for each quantity that a retrieval finds: ln foF2, hmF2 in km, ln B0."""
+
+    fof2_mhz: float = Field(gt=0)
+    hmf2_km: float = Field(gt=0)
+    b0_km: float = Field(gt=0)
+
+    def as_array(self) -> NDArray[np.float64]:
+        return np.array([self.fof2_mhz, self.hmf2_km, self.b0_km])
+
+
+class PerTier(Section):
+    """One number for each tier, best first."""
+
+    PLATINUM: float = Field(gt=0)
+    GOLD: float = Field(gt=0)
+    SILVER: float = Field(gt=0)
+    BRONZE: float = Field(gt=0)
+
+    def as_list(self) -> list[float]:
+        return [self.PLATINUM, self.GOLD, self.SILVER, self.BRONZE]
+
+
+class SounderConfig(Section):
+    """How the echoes of NVIS sounders become observations; see `tasks.soundings`."""
+
+    window_minutes: float = Field(gt=0, le=60)
+    """Echoes of one window are fitted together."""
+    longest_path_km: float = Field(gt=0)
+    longest_delay_ms: float = Field(gt=0)
+    fast_per_h: float = Field(gt=0)
+    """Above this rate of observations, echoes of one frequency and mode are combined."""
+    combined_s: float = Field(gt=0)
+    correlated_share: float = Field(ge=0, le=1)
+    """Of the error variance of one echo that others of the same minute share: combining does not reduce it."""
+    limit: PerTier
+    """Echoes per sounder and window."""
+    prior_sd: RetrievedSpread
+    least_error: RetrievedSpread
+    """Error (1 sd) of a sounding that no number of echoes makes less: the profile's family, disturbances that are not mapped."""
+    profile_error_ms: float = Field(ge=0)
+    """What a profile of the family, fitted, leaves of a delay."""
+    least_information: float = Field(gt=0, lt=1)
+    """A direction of which echoes say less than this beside the prior is left open."""
+
+
+class ErrorScale(Section):
+    """Error of an observable: what the tiers stand for and how the innovations are weighed."""
+
+    sd: PerTier
+    """Error (1 sd) that each tier stands for; between two tiers the boundary is their geometric mean."""
+    bias_sd: float = Field(gt=0)
+    """Prior sd of a sounder's bias, or the error that its quality suggests where that is less."""
+    notable_bias: float = Field(gt=0)
+    """A smaller bias is not worth a word."""
+    field_error: float = Field(ge=0)
+    """Error (1 sd) of what is expected beside the analysis' own, shared by the echoes of a window."""
+
+
+class TierConfig(Section):
+    """How a sounder's error is estimated; see `tasks.sounder_error` and `tasks.tiers`."""
+
+    delay: ErrorScale
+    """In ms."""
+    signal: ErrorScale
+    """In dB."""
+    prior_observations: float = Field(gt=0)
+    """Weight of the quality's error in the estimate, as a number of innovations."""
+    memory_d: float = Field(gt=0)
+    """e-folding of what innovations said."""
+    field_memory_h: float = Field(gt=0)
+    """e-folding of the error of what is expected: shorter runs of innovations do not tell it from a bias."""
+    largest_z: float = Field(gt=1)
+    """A larger innovation in standard deviations counts as this."""
+    ceiling_share: float = Field(gt=0, lt=1)
+    """Echoes above this share of the expected ceiling are not compared: there the delay hangs on it too much."""
+    hysteresis: float = Field(ge=1)
+    """By this factor the error must pass a boundary before the tier changes."""
+    notable_sd: float = Field(gt=0)
+    """A bias is recognized from this many of its own standard deviations."""
+
+
 class Quantity(Section):
     """One estimated quantity: its transform, physical limits and observation errors."""
 
@@ -226,6 +308,8 @@ class KernelConfig(Section):
     terms: tuple[Term, ...] = Field(min_length=1)
     amplitude: Amplitude
     adaptation: Adaptation
+    sounders: SounderConfig
+    tiers: TierConfig
 
     def quantity(self, name: str) -> Quantity:
         quantity: Quantity = getattr(self, name)
