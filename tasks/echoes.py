@@ -23,7 +23,7 @@ USABLE = "usable"
 OUTCOMES = {
     USABLE: "delay and frequency say something of the ionosphere",
     "no_delay": "no delay is given: the frequency alone says that the ceiling is above it",
-    "faster_than_light": "the delay is shorter than in a straight line: only the frequency is used",
+    "faster_than_light": "the delay is shorter than light takes by way of the lowest ionosphere: only the frequency is used",
     "delay_too_long": "the delay is longer than that of one hop to the highest layer: only the frequency is used",
     "path_too_long": "transmitter and receiver are further apart than NVIS reaches: it is not used",
     "elsewhere": "the sounder reports from another place in the same window: only the path with most rows is used",
@@ -32,6 +32,8 @@ OUTCOMES = {
 HEARD = (USABLE, "no_delay", "faster_than_light", "delay_too_long")
 """Outcomes of rows whose frequency was heard over the path: a wrong delay says nothing against that."""
 
+LOWEST_MIRROR_KM = 60.0
+"""Nothing is reflected below."""
 SAME_PATH_KM = 10.0
 """Midpoints nearer than this are one path: a sounder on the move is taken where it is from window to window."""
 
@@ -88,8 +90,7 @@ def _outcomes(rows: pd.DataFrame, config: SounderConfig) -> NDArray[np.object_]:
         [
             distance > config.longest_path_km,
             np.isnan(delay_ms),
-            # The chord is shorter than the arc by metres at 500 km; the tolerance is what an error may take off.
-            delay_ms * LIGHT_KM_PER_MS < distance,
+            delay_ms * LIGHT_KM_PER_MS < np.hypot(distance, 2.0 * LOWEST_MIRROR_KM),
             delay_ms > config.longest_delay_ms,
         ],
         ["path_too_long", "no_delay", "faster_than_light", "delay_too_long"],

@@ -4,8 +4,9 @@ An innovation is what a sounder reported less what the analysis without it expec
 
     e_i = bias + sum_k s_ik f_k + noise_i,    noise_i ~ N(0, sigma^2)
 
-``f_k`` are the errors of what is expected, of ln foF2, hmF2 and ln B0 in their own sd, one number each for the echoes of a
-window, and ``s_ik`` what each makes of the echo. They drift (first-order autoregressions), the bias stays: the four are a
+``f_k`` are the errors of what is expected, one number each for the echoes of a window, in their own sd, and ``s_ik`` what each
+makes of the echo: of ln foF2, hmF2 and ln B0 by the analysis, and of what no such profile, or no link budget, has right, which
+is the same for all. They drift (first-order autoregressions), the bias stays: the five are a
 Kalman filter, so that what the map has wrong for an afternoon is not taken for the sounder's bias. The residuals update the
 inverse gamma by their number less what the states took of it. Residuals beyond `largest_z` count as that, with the factor
 that keeps a normal sample unbiased (Huber's proposal 2).
@@ -26,7 +27,7 @@ from tasks.kernel_config import ErrorScale, TierConfig
 
 Array: TypeAlias = NDArray[np.float64]
 
-N_STATES = 4
+N_STATES = 5
 N_PASSES = 25
 CONVERGED = 1e-9
 INTERVAL = (0.05, 0.95)
@@ -41,9 +42,9 @@ class SounderError:
     scale: float
     """Of the inverse gamma: the mean of the variance is scale / (shape - 1)."""
     state: tuple[float, ...]
-    """Bias, then f of ln foF2, hmF2 and ln B0."""
+    """Bias, then f of what is common, of ln foF2, hmF2 and ln B0."""
     covariance: tuple[tuple[float, ...], ...]
-    """Of the state, (4, 4)."""
+    """Of the state, (5, 5)."""
     n_obs: float = 0.0
     """Innovations seen, those forgotten in part."""
     updated_at: datetime | None = None
@@ -110,20 +111,25 @@ def forget(error: SounderError, prior: SounderError, now: datetime, config: Tier
 
 
 def update(
-    error: SounderError, innovation: Array, expected_by: Array, variance_ratio: Array, config: TierConfig
+    error: SounderError,
+    innovation: Array,
+    expected_by: Array,
+    variance_ratio: Array,
+    scale_of: ErrorScale,
+    config: TierConfig,
 ) -> SounderError:
     """The error after the innovations of one window.
 
     Args:
         error: as `forget` gives it for the time of the window.
         innovation: shape (n,), ms or dB.
-        expected_by: s, what one sd of each part of what is expected makes of each innovation, shape (n, 3).
+        expected_by: what one sd of ln foF2, hmF2 and ln B0 makes of each, shape (n, 3).
         variance_ratio: error variance of each over that of a single observation: less than 1 where echoes were combined.
     """
     n = innovation.size
     if n == 0:
         return error
-    design = np.column_stack([np.ones(n), expected_by])
+    design = np.column_stack([np.ones(n), np.full(n, scale_of.field_error), expected_by])
     prior_state, prior_precision = np.array(error.state), np.linalg.inv(np.array(error.covariance))
     unbiased = _clipped_second_moment(config.largest_z)
     shape, scale = error.shape, error.scale

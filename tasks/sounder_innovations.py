@@ -177,10 +177,10 @@ def learn_errors(echoes: pd.DataFrame, known: Mapping[str, Known], kernel: Kerne
             innovation = own[f"{name}_innovation_{unit}"].to_numpy(dtype=np.float64)
             told = ~np.isnan(innovation)
             by = own[list(EXPECTED_BY)].to_numpy(dtype=np.float64)
-            if name == "signal":  # one error of the link budget, which the whole window shares
-                by = np.column_stack([np.full(len(own), scale.field_error), np.zeros((len(own), 2))])
+            if name == "signal":  # the link budget's own error is the same for the whole window
+                by = np.zeros_like(by)
             ratio = (own[f"{name}_error_{unit}"].to_numpy(dtype=np.float64) / before.errors[name].sd) ** 2
-            errors[name] = update(before.errors[name], innovation[told], by[told], ratio[told], config)
+            errors[name] = update(before.errors[name], innovation[told], by[told], ratio[told], scale, config)
         n_good, n_bad = (
             float(own.loc[own["outcome"].isin(kinds), "n_combined"].sum()) for kinds in (GOOD, BAD)
         )

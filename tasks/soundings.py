@@ -153,7 +153,9 @@ def sound(
 
 def _hash(rows: pd.DataFrame, before: pd.DataFrame, declared: Declared) -> str:
     of_rows = pd.util.hash_pandas_object(rows[[*HASHED, *HASHED_TEXT]], index=False).to_numpy().tobytes()
-    records = before.sort_values("sounder_id").to_json(orient="values", double_precision=15, date_unit="us")
+    records = before.sort_values("sounder_id").to_json(
+        orient="values", double_precision=15, date_format="iso", date_unit="us"
+    )
     said = json.dumps(declared, sort_keys=True, default=str)
     return hashlib.sha256(b"\n".join([of_rows, records.encode(), said.encode()])).hexdigest()[:32]
 
@@ -249,7 +251,8 @@ def _choose(
     limit_of = dict(zip(TIERS, (int(value) for value in kernel.sounders.limit.as_list()), strict=True))
     limit = np.array([limit_of[known[name].tier] for name in paths.frame["sounder_id"]], dtype=np.int64)
     n_of_path = np.bincount(paths.of_echo[paths.of_echo >= 0], minlength=len(paths))
-    rows = np.flatnonzero((paths.of_echo >= 0) & (n_of_path > limit)[paths.of_echo])
+    rows = np.flatnonzero(paths.of_echo >= 0)
+    rows = rows[(n_of_path > limit)[paths.of_echo[rows]]]
     if rows.size == 0:
         return echoes
     path = paths.of_echo[rows]

@@ -38,8 +38,10 @@ def observe(
         e[random.random(n_each) < gross_share] += 20 * noise
         now = START + timedelta(minutes=15 * number)
         error = forget(error, prior, now, CONFIG)
-        by = np.column_stack([np.full(n_each, expected_sd), np.zeros((n_each, 2))])
-        error = update(error, e, by, np.ones(n_each), CONFIG)
+        # Of a signal strength all of it is the link budget's, which the scale has.
+        told_sd = expected_sd if scale is CONFIG.delay else 0.0
+        by = np.column_stack([np.full(n_each, told_sd), np.zeros((n_each, 2))])
+        error = update(error, e, by, np.ones(n_each), scale, CONFIG)
     return error
 
 
@@ -142,7 +144,7 @@ def test_an_error_of_what_is_expected_is_neither_noise_nor_bias() -> None:
 
 def test_without_innovations_the_prior_stays_and_long_silence_returns_to_it() -> None:
     prior = prior_error(2.0, CONFIG.delay, CONFIG)
-    none = update(forget(prior, prior, START, CONFIG), np.empty(0), np.empty((0, 3)), np.empty(0), CONFIG)
+    none = update(forget(prior, prior, START, CONFIG), np.empty(0), np.empty((0, 3)), np.empty(0), CONFIG.delay, CONFIG)
     assert (none.sd, none.bias, none.n_obs) == (2.0, 0.0, 0.0)
     taught = observe(
         np.random.default_rng(6), CONFIG.delay, noise=0.1, bias=1.0, prior_sd=2.0, n_windows=40, n_each=10
@@ -165,8 +167,8 @@ def test_any_innovations_leave_a_usable_estimate_that_their_order_does_not_chang
     prior = forget(*(prior_error(0.7, CONFIG.delay, CONFIG),) * 2, START, CONFIG)
     values = np.array(e)
     rest = np.full((values.size, 3), expected), np.full(values.size, ratio)
-    error = update(prior, values, *rest, CONFIG)
-    again = update(prior, np.random.default_rng(seed).permutation(values), *rest, CONFIG)
+    error = update(prior, values, *rest, CONFIG.delay, CONFIG)
+    again = update(prior, np.random.default_rng(seed).permutation(values), *rest, CONFIG.delay, CONFIG)
     low, high = error.interval
     assert 0 < low < error.sd < high < np.inf
     assert 0 < error.bias_sd <= CONFIG.delay.bias_sd * (1 + 1e-9)

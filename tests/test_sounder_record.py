@@ -50,7 +50,7 @@ def observe(known: dict[str, Known], innovation: float, noise: float, n: int, se
     after = {}
     for name, one in known.items():
         e = innovation + noise * np.random.default_rng(seed).standard_normal(n)
-        error = update(one.errors["delay"], e, np.full((n, 3), 0.1), np.ones(n), CONFIG)
+        error = update(one.errors["delay"], e, np.full((n, 3), 0.1), np.ones(n), CONFIG.delay, CONFIG)
         after[name] = learned(one, {**one.errors, "delay": error}, float(n), 0.0, CONFIG)
     return after
 

@@ -67,8 +67,8 @@ def test_the_reason_says_what_was_found() -> None:
     text = reason("GOLD", None, error, CONFIG.delay, CONFIG, **say)
     assert "0.7 ms" in text
     assert "no innovation yet" in text
-    covariance = tuple(tuple(0.01 * (i == j) for j in range(4)) for i in range(4))
-    off = replace(error, state=(1.0, 0.0, 0.0, 0.0), covariance=covariance, n_obs=80.0)
+    covariance = tuple(tuple(0.01 * (i == j) for j in range(5)) for i in range(5))
+    off = replace(error, state=(1.0, 0.0, 0.0, 0.0, 0.0), covariance=covariance, n_obs=80.0)
     text = reason("GOLD", "SILVER", off, CONFIG.delay, CONFIG, **say)
     assert "from 80 innovations" in text
     assert "it was SILVER" in text
