@@ -83,7 +83,8 @@ class Analysis:
 
     Args:
         terms: the background covariance, a sum of separable terms.
-        station_latitude_deg, station_longitude_deg: (S,) quasi-dipole coordinates in degrees.
+        station_latitude_deg, station_longitude_deg: (S,) quasi-dipole coordinates in degrees; with `place_station` those of
+            (P,) places.
         station, quantity: (m,) index of each observation's station and quantity.
         time_h: (m,) hours on any common clock.
         innovation: (m,) observation minus background.
@@ -92,6 +93,8 @@ class Analysis:
         error_pair: (K, 2) observations of one station whose errors go together, as those of the parameters of one
             sounding; None: no errors do.
         error_correlation: (K,) of the errors of each pair.
+        place_station: (P,) station that each place is part of: such a station observes the mean of the fields over its
+            places, and of a bias of its own at each of them. None: every place is a station.
         max_jitter: share of its variance by which every observation's error variance may be raised where S is not
             positive definite.
 
@@ -114,6 +117,7 @@ class Analysis:
         amplitude: NDArray[np.float64] | None = None,
         error_pair: NDArray[np.int64] | None = None,
         error_correlation: NDArray[np.float64] | None = None,
+        place_station: NDArray[np.int64] | None = None,
         max_jitter: float = 0.0,
         n_threads: int = 0,
     ) -> Analysis: ...
@@ -163,13 +167,17 @@ class Analysis:
         time_h: NDArray[np.float64],
         *,
         amplitude: NDArray[np.float64] | None = None,
+        latitude_deg: NDArray[np.float64] | None = None,
+        longitude_deg: NDArray[np.float64] | None = None,
         is_held_out: bool = False,
         innovation: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Increment and its sd of what stations report without error, all terms, of quantities at times (n,).
 
         `is_held_out` leaves each station's own observations out of its prediction; `innovation` (m,) replaces the
-        innovations, as when the background is made without some stations too.
+        innovations, as when the background is made without some stations too. With `latitude_deg`, `longitude_deg` (n,),
+        quasi-dipole degrees, it is what another instrument there would report, of whose bias nothing is known; `station`
+        says whose observations `is_held_out` leaves out.
         """
     def leave_one_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Leave-one-out residual and its variance, observation error included, shapes (m,)."""
@@ -278,6 +286,7 @@ def screen_observations(
     amplitude: NDArray[np.float64] | None = None,
     error_pair: NDArray[np.int64] | None = None,
     error_correlation: NDArray[np.float64] | None = None,
+    place_station: NDArray[np.int64] | None = None,
     max_jitter: float = 0.0,
     n_threads: int = 0,
 ) -> tuple[list[str], NDArray[np.float64]]:

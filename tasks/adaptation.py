@@ -126,6 +126,7 @@ def spread_factor(
     quantity: NDArray[np.int64],
     error: Array,
     age_h: Array,
+    is_asked: NDArray[np.bool_],
     held_out_innovation: Sequence[Array],
 ) -> SpreadFactor:
     """The factor by the rows (m,) of an analysis.
@@ -133,6 +134,8 @@ def spread_factor(
     Args:
         quantity: number of each row's quantity.
         error: of the observations as their class has it, without what robust weights added, in the unit of the innovations.
+        is_asked: rows whose residuals say something: not the means over a longer time, which err alike at all nodes, so that
+            the others seem to know them better than they do.
         held_out_innovation: (N) arrays (m,), the innovations against the background without each node.
     """
     shape = (len(nodes), len(QUANTITIES))
@@ -140,7 +143,7 @@ def spread_factor(
     if not settings.prior_rows or not error.size:
         return SpreadFactor(settings, places, *(np.zeros(shape) for _ in range(4)))
     is_adapted = np.array([name in settings.prior_rows for name in QUANTITIES])
-    recency = np.where(is_adapted[quantity], np.exp(-age_h / settings.memory_h), 0.0)
+    recency = np.where(is_adapted[quantity] & is_asked, np.exp(-age_h / settings.memory_h), 0.0)
 
     def ask(asked: NDArray[np.int64], excluded: int | None, innovation: Array | None) -> tuple[Array, Array]:
         return analysis.spread_evidence(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
 from tasks.prediction import Prediction
 from tasks.rate_check import leaves_its_neighbours, stands_still
 from tasks.row_errors import error_of, error_pairs, has_possible_errors
-from tasks.superobservations import ACCEPTED, Nodes, Rows, combine
+from tasks.superobservations import ACCEPTED, FULL_RATE_H, Nodes, Rows, combine
 from tasks.window import Stations, hour_of, repeated
 
 Array = NDArray[np.float64]
@@ -156,10 +155,7 @@ def solve(
     with np.errstate(divide="ignore"):
         error = obs_error / scale
     terms = kernel.build_terms()
-    network: dict[str, Any] = {
-        "station_latitude_deg": nodes.latitude_deg,
-        "station_longitude_deg": nodes.longitude_deg,
-    }
+    network = nodes.network(stations)
 
     limits = np.array([(kernel.quantity(name).minimum, kernel.quantity(name).maximum) for name in QUANTITIES])
     is_possible = (value >= limits[quantity, 0]) & (value <= limits[quantity, 1])
@@ -279,6 +275,7 @@ def solve(
         quantity=entering.quantity[chosen_super],
         error=entering.error[chosen_super],
         age_h=-entering.time_h[chosen_super],
+        is_asked=entering.duration_h[chosen_super] <= FULL_RATE_H,
         held_out_innovation=held_out_innovation,
     )
 

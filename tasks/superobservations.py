@@ -2,13 +2,16 @@
 
 Stations of a large network are gathered at nodes, and what the stations of a node observe of one quantity within one
 interval becomes a superobservation: their mean by inverse error variance, at their mean time. Gaussian observations of the
-same value lose nothing by it. That they are not quite of the same value, because they lie some way apart in space and
-time, is counted as error, by the covariance itself. A network within the limits of the configuration is left as it is.
+same value lose nothing by it. A node is not a point: the analysis takes it as the mean over its stations, so that what a mean
+over an area says of a place, and what it shares with the next one in space and time, is in its covariances. What is left,
+because stations count differently in each mean and do not all observe at its time, is counted as error, by the covariance
+itself. A network within the limits of the configuration is left as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +40,10 @@ WIDEST = 4096
 """All intervals are `WHOLE_H` long: nothing of time is left."""
 MOST_FOLDS = 50
 ACCEPTED = "accepted"
+MOST_PLACES = 8
+"""Stations of one node that its mean is taken over; others count as error."""
+MOST_PAIRS = 400_000
+"""Members compared at a time: bounds the memory."""
 MOST_COMPARED = 48
 """Members of one superobservation whose places and times are compared pair by pair."""
 FEWEST_TO_JUDGE = 3
@@ -54,6 +61,18 @@ class Nodes:
     """Node of each station (S,)."""
     spacing_km: float
     """Between the centres that the stations were gathered at; 0: every station is a node of its own."""
+    footprint: Numbers
+    """Stations over which the nodes are means (P,), node by node."""
+
+    def network(self, stations: Stations) -> dict[str, Any]:
+        """The arguments of `rust_core` that say where stations are."""
+        if self.spacing_km == 0:
+            return {"station_latitude_deg": self.latitude_deg, "station_longitude_deg": self.longitude_deg}
+        return {
+            "station_latitude_deg": stations.qd_latitude_deg[self.footprint],
+            "station_longitude_deg": stations.qd_longitude_deg[self.footprint],
+            "place_station": self.of_station[self.footprint],
+        }
 
     def __len__(self) -> int:
         return self.latitude_deg.size
@@ -77,7 +96,8 @@ def gather(stations: Stations, max_nodes: int) -> Nodes:
     """
     n_stations = len(stations.sounder_id)
     if n_stations <= max_nodes:
-        return Nodes(stations.qd_latitude_deg, stations.qd_longitude_deg, np.arange(n_stations), 0.0)
+        every = np.arange(n_stations)
+        return Nodes(stations.qd_latitude_deg, stations.qd_longitude_deg, every, 0.0, every)
     place = unit_vectors(stations.qd_latitude_deg, stations.qd_longitude_deg)
     spacing_km = FINEST_SPACING_KM
     while True:
@@ -94,7 +114,19 @@ def gather(stations: Stations, max_nodes: int) -> Nodes:
         np.degrees(np.arctan2(y, x)),
         of_station.astype(np.int64),
         spacing_km,
+        _footprint(of_station),
     )
+
+
+def _footprint(of_station: Numbers) -> Numbers:
+    """The stations of each node, or as many of them as `MOST_PLACES`, evenly picked."""
+    order = np.argsort(of_station, kind="stable")
+    size = np.bincount(of_station)
+    position = np.arange(order.size) - np.repeat(np.cumsum(size) - size, size)
+    step = np.repeat(size, size) / MOST_PLACES
+    is_picked = (step <= 1.0) | (np.floor(position / step) != np.floor((position - 1) / step))
+    picked: Numbers = order[is_picked].astype(np.int64)
+    return picked
 
 
 def unit_vectors(latitude_deg: Array, longitude_deg: Array) -> Array:
@@ -149,7 +181,10 @@ class Superobservations:
     weight: Array
     """Robust weight of each row among its neighbours in the node, 0..1."""
     representativeness: Array
-    """Variance of each row for not being where and when its superobservation is."""
+    """Variance of each row for not being at the center of its node when its superobservation is, and for its station's bias
+    beyond that of the node."""
+    duration_h: Array
+    """Time from the first to the last of the rows of each superobservation, (M,)."""
     widening: int
     """By which the intervals of time were made longer, within `LONGEST_H`; 0: every row is left by itself."""
     pairs: ErrorPairs
@@ -189,6 +224,7 @@ def combine(
             share=np.ones(n),
             weight=np.ones(n),
             representativeness=np.zeros(n),
+            duration_h=np.zeros(n),
             widening=0,
             pairs=pairs,
         )
@@ -290,7 +326,9 @@ def _combined(
 
     kept = np.flatnonzero(~is_wrong)
     _, first, of_kept = np.unique(groups[kept], return_index=True, return_inverse=True)
-    precision = robust[kept] / variance[kept]
+    # How far from the center of its node a station lies is no matter of its own: the node is the mean over all of them.
+    apart_within = np.bincount(groups, weights=apart) / np.maximum(np.bincount(groups), 1)
+    precision = robust[kept] / (rows.error**2 + apart_within[groups])[kept]
     sums = _total(precision, of_kept, first.size)
     share_of_kept = precision / sums[of_kept]
 
@@ -302,14 +340,12 @@ def _combined(
         rows.quantity[kept][first],
         *(mean(column) for column in (rows.time_h, rows.value, rows.innovation, rows.error, rows.amplitude)),
     )
-    place = stations.qd_latitude_deg[rows.station[kept]], stations.qd_longitude_deg[rows.station[kept]]
     apart_of_mean = _variance_of_mean(
-        kernel,
-        (rows.take(kept), *place),
-        (mean_rows, nodes.latitude_deg[mean_rows.station], nodes.longitude_deg[mean_rows.station]),
-        of_kept,
-        share_of_kept,
+        kernel, stations, nodes, rows.take(kept), mean_rows, of_kept, share_of_kept
     )
+    earliest, latest = (np.full(first.size, limit) for limit in (np.inf, -np.inf))
+    np.minimum.at(earliest, of_kept, rows.time_h[kept])
+    np.maximum.at(latest, of_kept, rows.time_h[kept])
     noise = _total(share_of_kept**2 * rows.error[kept] ** 2 / robust[kept], of_kept, first.size)
     n = all_rows.station.size
     flag = np.full(n, "background_check", dtype=object)
@@ -317,7 +353,7 @@ def _combined(
     member, share, weight, representativeness = np.full(n, -1), np.zeros(n), np.zeros(n), np.zeros(n)
     member[near[kept]], share[near[kept]] = of_kept, share_of_kept
     weight[near[kept]] = robust[kept]
-    representativeness[near] = apart
+    representativeness[near] = apart + _variance_of_bias(kernel, nodes, rows)
     error = np.sqrt(noise + apart_of_mean)
     return Superobservations(
         node=mean_rows.station,
@@ -332,6 +368,7 @@ def _combined(
         share=share,
         weight=weight,
         representativeness=representativeness,
+        duration_h=latest - earliest,
         widening=widening,
         pairs=_pairs_of_means(pairs, all_rows.error, member, share, weight, error),
     )
@@ -358,19 +395,21 @@ def _pairs_of_means(
     return ErrorPairs(unique, total / error_of_mean[unique].prod(axis=1))
 
 
-#: Observations, or superobservations, and where they are, quasi-dipole latitude and longitude.
-Placed = tuple[Rows, Array, Array]
-
-
 def _variance_of_mean(
-    kernel: KernelConfig, members: Placed, means: Placed, groups: Numbers, share: Array
+    kernel: KernelConfig,
+    stations: Stations,
+    nodes: Nodes,
+    rows: Rows,
+    means: Rows,
+    groups: Numbers,
+    share: Array,
 ) -> Array:
-    """Variance of the mean of each group's members against the field where and when the mean stands, shape of `means`.
+    """Variance of the mean of each group's members against the mean over the node at the mean time, shape of `means`.
 
-    What members lack in place and time they lack together: with C the covariance of the field and n the place of the mean,
-    sum_ij s_i s_j C_ij - 2 sum_i s_i C_in + C_nn. Of large groups some members stand for all.
+    What members lack in place and time they lack together: with C the covariance of what stations report, s the shares of
+    the members, and among them, as further members with shares of -1/n, the n stations of the node at the mean time, the sum
+    of s_i s_j C_ij. Of large groups some members stand for all.
     """
-    rows = members[0]
     order = np.lexsort((rows.time_h, groups))
     size = np.bincount(groups)
     begin = np.cumsum(size) - size
@@ -379,37 +418,70 @@ def _variance_of_mean(
     is_compared = (step <= 1.0) | (np.floor(position / step) != np.floor((position - 1) / step))
     chosen = order[is_compared]
     of_chosen = groups[chosen]
-    weight = share[chosen] / _total(share[chosen], of_chosen, size.size)[of_chosen]
-    size = np.bincount(of_chosen)
+    of_node = np.bincount(nodes.of_station[nodes.footprint], minlength=len(nodes))
+    n_places = of_node[means.station]
+    of_place = np.repeat(np.arange(n_places.size), n_places)
+    place = np.repeat((np.cumsum(of_node) - of_node)[means.station], n_places) + (
+        np.arange(of_place.size) - np.repeat(np.cumsum(n_places) - n_places, n_places)
+    )
+    members = rows.take(chosen)
+    reference = replace(means.take(of_place), station=nodes.footprint[place])
+    together = Rows(
+        **{name: np.concatenate([own, getattr(reference, name)]) for name, own in vars(members).items()}
+    )
+    weight = np.concatenate(
+        [share[chosen] / _total(share[chosen], of_chosen, size.size)[of_chosen], -1.0 / n_places[of_place]]
+    )
+    group = np.concatenate([of_chosen, of_place])
+    in_order = np.argsort(group, kind="stable")
+    together, weight, group = together.take(in_order), weight[in_order], group[in_order]
+    size = np.bincount(group)
     begin = np.cumsum(size) - size
-    partners = size[of_chosen]
-    one = np.repeat(np.arange(chosen.size), partners)
-    other = np.repeat(begin[of_chosen], partners) + (
-        np.arange(one.size) - np.repeat(np.cumsum(partners) - partners, partners)
-    )
-
-    def field_covariance(a: Placed, of_a: Numbers, b: Placed, of_b: Numbers) -> Array:
-        result = np.zeros(of_a.size)
-        for setting in kernel.terms:
-            if setting.spatial == "station":
-                continue
-            correlation = setting.build().correlation(
-                a[1][of_a], a[2][of_a], b[1][of_b], b[2][of_b], a[0].time_h[of_a] - b[0].time_h[of_b]
-            )
-            sd = np.sqrt(_variance(setting, a[0]))[of_a] * np.sqrt(_variance(setting, b[0]))[of_b]
-            result += sd * correlation
-        return result
-
-    among = field_covariance(members, chosen[one], members, chosen[other])
-    across = field_covariance(members, chosen, means, of_chosen)
-    number = np.arange(size.size)
-    own = field_covariance(means, number, means, number)
-    variance = (
-        _total(weight[one] * weight[other] * among, of_chosen[one], size.size)
-        - 2.0 * _total(weight * across, of_chosen, size.size)
-        + own
-    )
+    chunk_of_group = np.cumsum(size**2) // MOST_PAIRS
+    variance = np.zeros(size.size)
+    for chunk in np.unique(chunk_of_group):
+        own = np.flatnonzero(chunk_of_group[group] == chunk)
+        partners = size[group[own]]
+        one = np.repeat(own, partners)
+        other = np.repeat(begin[group[own]], partners) + (
+            np.arange(one.size) - np.repeat(np.cumsum(partners) - partners, partners)
+        )
+        among = _covariance(kernel, stations, together, one, other)
+        variance += _total(weight[one] * weight[other] * among, group[one], size.size)
     return np.maximum(variance, 0.0)
+
+
+def _variance_of_bias(kernel: KernelConfig, nodes: Nodes, rows: Rows) -> Array:
+    """What the bias of each row's station has more of than the mean bias of its node."""
+    of_node = np.bincount(nodes.of_station[nodes.footprint], minlength=len(nodes))
+    total = np.zeros(rows.station.size)
+    for setting in kernel.terms:
+        if setting.spatial == "station":
+            total += _variance(setting, rows)
+    return total * (1.0 - 1.0 / of_node[nodes.of_station[rows.station]])
+
+
+def _covariance(kernel: KernelConfig, stations: Stations, rows: Rows, one: Numbers, other: Numbers) -> Array:
+    """Prior covariance of pairs of rows of one quantity, shape of `one`: the terms of the field and of stations."""
+    covariance = np.zeros(one.size)
+    place = stations.qd_latitude_deg[rows.station], stations.qd_longitude_deg[rows.station]
+    lag_h = rows.time_h[one] - rows.time_h[other]
+    is_same = rows.station[one] == rows.station[other]
+    for setting in kernel.terms:
+        if setting.spatial == "station":
+            # The term's correlation in time: that of a field at one place.
+            at_one_place = setting.model_copy(
+                update={"spatial": "gaussian", "zonal_km": EARTH_RADIUS_KM, "meridional_km": EARTH_RADIUS_KM}
+            )
+            here = np.zeros(one.size)
+            correlation = is_same * at_one_place.build().correlation(here, here, here, here, lag_h)
+        else:
+            correlation = setting.build().correlation(
+                place[0][one], place[1][one], place[0][other], place[1][other], lag_h
+            )
+        sd = np.sqrt(_variance(setting, rows))
+        covariance += sd[one] * sd[other] * correlation
+    return covariance
 
 
 def _total(values: Array, groups: Numbers, n: int) -> Array:

@@ -170,11 +170,19 @@ def _forecast_quantity(
         prior = forward(iri_index[own], quantity)
         node = nodes[station[own]]
         # Asked for at the time of the estimate too: a forecast by persistence keeps its departure.
+        # A station that is part of a node is predicted where it stands.
+        place = {}
+        if origin.nodes.spacing_km > 0:
+            place = {
+                "latitude_deg": np.tile(origin.stations.qd_latitude_deg[station[own]], 2),
+                "longitude_deg": np.tile(origin.stations.qd_longitude_deg[station[own]], 2),
+            }
         increment, sd = origin.joint.analysis.predict_sites(
             np.tile(node, 2),
             np.full(2 * own.size, number_of_quantity),
             np.append(time_h[own], np.zeros(own.size)),
             amplitude=np.append(amplitude[at[own]], amplitude_now[station[own]]),
+            **place,
             is_held_out=True,
             innovation=origin.joint.held_out_innovation[int(node[0])],
         )

@@ -445,6 +445,7 @@ def test_switched_off_it_asks_nobody() -> None:
         quantity=np.zeros(3, dtype=np.int64),
         error=np.ones(3),
         age_h=np.ones(3),
+        is_asked=np.ones(3, dtype=np.bool_),
         held_out_innovation=[np.ones(3)] * 8,
     )
     np.testing.assert_array_equal(factor.at(np.zeros(2), np.zeros(2), 0.0), 1.0)

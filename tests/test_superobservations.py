@@ -127,45 +127,53 @@ def test_observations_of_one_place_and_time_lose_nothing_by_being_taken_together
     np.testing.assert_allclose(other[1], one[1], atol=1e-9)
 
 
-def test_what_lies_apart_is_trusted_less() -> None:
+def test_what_lies_apart_is_trusted_less_where_not_all_of_the_node_report() -> None:
     near = network(np.array([10.0, 10.0, 10.0]), np.array([0.0, 0.1, 0.2]))
     far = network(np.array([10.0, 10.0, 10.0]), np.array([0.0, 3.0, 6.0]))
-    rows = rows_of([0, 1, 2], np.full(3, -0.1), np.full(3, 0.05))
+    rows = rows_of([0, 0, 1], np.full(3, -0.1), np.full(3, 0.05))
+    kernel = changed(KERNEL.model_copy(update={"terms": KERNEL.terms[:3]}), max_nodes=1)
     errors = []
     for stations in (near, far):
         nodes = gather(stations, 1)
-        entering = combine(changed(max_nodes=1), stations, nodes, rows, 1000.0)
+        entering = combine(kernel, stations, nodes, rows, 1000.0)
         assert entering.innovation == pytest.approx([0.05])
         errors.append(entering.error[0])
     assert errors[0] == pytest.approx(0.03 / np.sqrt(3), rel=0.02)
-    # What lies on both sides of the node cancels, but not all of it.
     assert errors[1] > 1.05 * errors[0]
 
 
 @pytest.mark.parametrize("n_stations", [4, 70])
 def test_the_error_of_a_mean_is_that_of_draws_from_the_field(n_stations: int) -> None:
-    """Of what a node's stations see of a field drawn from the covariance, against the field at the node."""
+    """Of what a node's stations see of a field drawn from the covariance, against its mean over the node."""
     random = np.random.default_rng(6)
     kernel = KERNEL.model_copy(update={"terms": KERNEL.terms[:2]})
     stations = network(random.uniform(30, 36, n_stations), random.uniform(0, 7, n_stations))
     nodes = gather(stations, 1)
     # All stations late by the same time in part of the interval: what they lack, they lack together.
-    time_h = np.repeat([-1.9, -1.85, -1.1], n_stations)
-    rows = rows_of(np.tile(np.arange(n_stations), 3), time_h, np.full(time_h.size, 0.1), error=1e-6)
+    time_h = np.repeat([-1.9, -1.85, -1.1], n_stations)[1:]
+    rows = rows_of(np.tile(np.arange(n_stations), 3)[1:], time_h, np.full(time_h.size, 0.1), error=1e-6)
     entering = combine(changed(kernel, max_nodes=1, max_observations=1), stations, nodes, rows, 999.0)
     assert entering.innovation.size == 1
-    latitude = np.append(stations.qd_latitude_deg[rows.station], nodes.latitude_deg)
-    longitude = np.append(stations.qd_longitude_deg[rows.station], nodes.longitude_deg)
-    times = np.append(rows.time_h, entering.time_h)
+    assert nodes.footprint.size == min(n_stations, 8)
+    station = np.append(rows.station, nodes.footprint)
+    latitude, longitude = stations.qd_latitude_deg[station], stations.qd_longitude_deg[station]
+    times = np.append(rows.time_h, np.repeat(entering.time_h, nodes.footprint.size))
     i, j = (index.ravel() for index in np.indices((times.size, times.size)))
     covariance = sum(
         term.sd.fof2_mhz**2
         * term.build().correlation(latitude[i], longitude[i], latitude[j], longitude[j], times[i] - times[j])
         for term in kernel.terms
     )
-    weights = np.append(entering.share, -1.0)
+    weights = np.append(entering.share, np.full(nodes.footprint.size, -1.0 / nodes.footprint.size))
     expected = np.sqrt(weights @ np.asarray(covariance).reshape(times.size, -1) @ weights)
     assert entering.error[0] == pytest.approx(expected, rel=1e-6 if n_stations == 4 else 0.15)
+
+
+def test_a_node_that_reports_as_a_whole_errs_by_its_noise_alone() -> None:
+    far = network(np.array([10.0, 10.0, 10.0]), np.array([0.0, 3.0, 6.0]))
+    rows = rows_of([0, 1, 2], np.full(3, -0.1), np.full(3, 0.05))
+    entering = combine(changed(max_nodes=1), far, gather(far, 1), rows, 1000.0)
+    assert entering.error[0] == pytest.approx(0.03 / np.sqrt(3), rel=2e-3)
 
 
 def test_an_error_among_neighbours_is_stopped_and_a_pair_that_disagrees_stays_apart() -> None:

@@ -123,9 +123,8 @@ impl Family {
     fn new(network: &Network, terms: Vec<usize>, stations: &[usize]) -> Self {
         let shape = network.terms()[terms[0]].shape();
         if shape.is_gaussian() && stations.len() >= FEWEST_TO_REDUCE {
-            let places = network.places(terms[0]);
             let (pivots, weights) = interpolation(stations.len(), SPATIAL_TOLERANCE, |a, b| {
-                shape.spatial_correlation(&places[stations[a]], &places[stations[b]])
+                network.spatial_correlation(terms[0], stations[a], stations[b])
             });
             if 2 * pivots.len() < stations.len() {
                 let mut of_station = Matrix::zeros(network.n_stations(), pivots.len());
@@ -285,7 +284,7 @@ impl Compression {
                 _ => shape.embed(latitude_deg, longitude_deg),
             };
             embedded = Some((c, place));
-            *element = shape.spatial_correlation(&place, &network.places(c)[s]);
+            *element = network.correlation_with(c, s, &place);
         }
     }
 
@@ -575,7 +574,8 @@ impl Analysis {
     /// Mean and standard deviation of what stations would report without error, all terms, shape (n,).
     ///
     /// With `is_held_out` each station's own rows are left out of its prediction; `innovation` replaces the rows'
-    /// innovations, as when the background itself is made without some stations.
+    /// innovations, as when the background itself is made without some stations. Of a site with a place of its own the
+    /// station is only who is left out.
     pub fn predict_sites(
         &self,
         sites: &[Site],
@@ -585,6 +585,9 @@ impl Analysis {
         for site in sites {
             check_finite("time_h", &[site.time_h])?;
             check_finite("amplitude", &[site.amplitude])?;
+            if let Some((latitude_deg, longitude_deg)) = site.place {
+                check_places(&[latitude_deg], &[longitude_deg], "")?;
+            }
             if site.quantity >= self.n_quantities() {
                 return Err(invalid(format!(
                     "quantity must lie in 0..{}, got {}",
@@ -638,7 +641,7 @@ impl Analysis {
                     let own = factor.solve_lower(own);
                     explained -= dot(own.column(0), own.column(0));
                 }
-                let prior = self.network.prior_variance(site.quantity, site.amplitude);
+                let prior = self.network.prior_variance(site);
                 mean.push(center);
                 sd.push((prior - explained).max(0.0).sqrt());
             }

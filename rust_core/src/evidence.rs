@@ -91,12 +91,16 @@ fn length_derivatives(network: &Network, term: usize) -> [Matrix; 2] {
     let places = network.places(term);
     for j in 0..n {
         for i in 0..n {
-            if i != j {
-                let values = network.terms()[term]
-                    .shape()
-                    .spatial_derivatives(&places[i], &places[j]);
-                for (matrix, value) in derivatives.iter_mut().zip(values) {
-                    matrix.set(i, j, value);
+            let (of_i, of_j) = (network.places_of(i), network.places_of(j));
+            let n_pairs = (of_i.len() * of_j.len()) as f64;
+            for &a in of_i {
+                for &b in of_j.iter().filter(|&&b| b != a) {
+                    let values = network.terms()[term]
+                        .shape()
+                        .spatial_derivatives(&places[a], &places[b]);
+                    for (matrix, value) in derivatives.iter_mut().zip(values) {
+                        matrix.set(i, j, matrix.get(i, j) + value / n_pairs);
+                    }
                 }
             }
         }

@@ -328,7 +328,7 @@ impl Matrix {
     }
 
     /// Copies the lower triangle to the upper one, in tiles: a whole column at a time would miss the cache at every step.
-    fn mirror(&mut self) {
+    pub fn mirror(&mut self) {
         let n = self.n_rows;
         for first_column in (0..n).step_by(BLOCK_COLUMNS) {
             for first_row in (0..=first_column).step_by(BLOCK_COLUMNS) {
@@ -355,7 +355,7 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
-/// Which of `n` values of a field of unit variance tell the others, and the weights (n, chosen) that do so.
+/// Which of `n` values of a field, of variance 1 or less, tell the others, and the weights (n, chosen) that do so.
 ///
 /// Pivoted Cholesky factorisation (Harbrecht, Peters and Schneider 2012, algorithm 1): the value that is least known is
 /// chosen next, until no variance above `tolerance` is left.
@@ -364,7 +364,7 @@ pub fn interpolation(
     tolerance: f64,
     correlation: impl Fn(usize, usize) -> f64,
 ) -> (Vec<usize>, Matrix) {
-    let mut left = vec![1.0_f64; n];
+    let mut left: Vec<f64> = (0..n).map(|i| correlation(i, i)).collect();
     let mut chosen: Vec<usize> = Vec::new();
     let mut columns: Vec<Vec<f64>> = Vec::new();
     while let Some((pivot, variance)) = left

@@ -64,7 +64,7 @@ pub(crate) fn check_places(latitude_deg: &[f64], longitude_deg: &[f64], what: &s
     }
 }
 
-fn check_index(name: &str, values: &[usize], n: usize) -> Result<()> {
+pub(crate) fn check_index(name: &str, values: &[usize], n: usize) -> Result<()> {
     match values.iter().find(|value| **value >= n) {
         Some(value) => Err(invalid(format!("{name} must lie in 0..{n}, got {value}"))),
         None => Ok(()),
@@ -79,21 +79,31 @@ pub struct Site {
     pub time_h: f64,
     /// Factor on the standard deviation of the terms that are modulated.
     pub amplitude: f64,
+    /// Latitude and longitude of another instrument, of whose bias nothing is known; none: the station itself.
+    pub place: Option<(f64, f64)>,
 }
 
 /// Stations and the covariance between them.
 pub struct Network {
     terms: Vec<Term>,
-    /// Per term, the stations in its metric.
+    /// Per term, the places in its metric.
     places: Vec<Vec<Embedded>>,
-    /// Per term, the spatial correlation between stations, shape (S, S).
+    /// The places of every station: it observes the mean of the field over them, with a bias of its own at each.
+    places_of: Vec<Vec<usize>>,
+    /// Per term, the spatial correlation between stations, shape (S, S); of a station of several places below 1.
     between_stations: Vec<Matrix>,
     n_stations: usize,
 }
 
 impl Network {
-    /// Stations at magnetic (quasi-dipole) coordinates in degrees.
-    pub fn new(terms: Vec<Term>, latitude_deg: &[f64], longitude_deg: &[f64]) -> Result<Self> {
+    /// Stations at magnetic (quasi-dipole) coordinates in degrees; `place_station` is the station that each place is part
+    /// of, none: every place is a station.
+    pub fn new(
+        terms: Vec<Term>,
+        latitude_deg: &[f64],
+        longitude_deg: &[f64],
+        place_station: Option<&[usize]>,
+    ) -> Result<Self> {
         let Some(first) = terms.first() else {
             return Err(invalid(
                 "terms must hold at least one covariance term".to_string(),
@@ -107,7 +117,11 @@ impl Network {
             )));
         }
         check_places(latitude_deg, longitude_deg, "station_")?;
-        let n_stations = latitude_deg.len();
+        let places_of = match place_station {
+            None => (0..latitude_deg.len()).map(|place| vec![place]).collect(),
+            Some(stations) => places_of(stations, latitude_deg.len())?,
+        };
+        let n_stations = places_of.len();
         let places: Vec<Vec<Embedded>> = terms
             .iter()
             .map(|term| {
@@ -122,23 +136,26 @@ impl Network {
             .iter()
             .zip(&places)
             .map(|(term, place)| {
-                let mut matrix = Matrix::zeros(n_stations, n_stations);
-                for i in 0..n_stations {
-                    for j in 0..n_stations {
-                        let correlation = if i == j {
-                            1.0
-                        } else {
-                            term.shape().spatial_correlation(&place[i], &place[j])
-                        };
-                        matrix.set(i, j, correlation);
+                let correlation = |a: usize, b: usize| {
+                    if a == b {
+                        1.0
+                    } else {
+                        term.shape().spatial_correlation(&place[a], &place[b])
                     }
-                }
+                };
+                let mut matrix = Matrix::from_columns(n_stations, n_stations, |j, column| {
+                    for (i, element) in column.iter_mut().enumerate().skip(j) {
+                        *element = mean_over(&places_of[i], &places_of[j], correlation);
+                    }
+                });
+                matrix.mirror();
                 matrix
             })
             .collect();
         Ok(Self {
             terms,
             places,
+            places_of,
             between_stations,
             n_stations,
         })
@@ -156,21 +173,42 @@ impl Network {
         self.terms[0].n_quantities()
     }
 
-    /// The stations in the metric of a term.
+    /// The places in the metric of a term.
     pub(crate) fn places(&self, term: usize) -> &[Embedded] {
         &self.places[term]
+    }
+
+    pub(crate) fn places_of(&self, station: usize) -> &[usize] {
+        &self.places_of[station]
+    }
+
+    /// Spatial correlation of a term between a station and a point in its metric.
+    pub(crate) fn correlation_with(&self, term: usize, station: usize, point: &Embedded) -> f64 {
+        let (shape, places) = (self.terms[term].shape(), &self.places[term]);
+        let own = &self.places_of[station];
+        let total: f64 = own
+            .iter()
+            .map(|&place| shape.spatial_correlation(&places[place], point))
+            .sum();
+        total / own.len() as f64
     }
 
     pub(crate) fn spatial_correlation(&self, term: usize, a: usize, b: usize) -> f64 {
         self.between_stations[term].get(a, b)
     }
 
-    /// Prior variance of an observation without its error: all terms.
-    pub fn prior_variance(&self, quantity: usize, amplitude: f64) -> f64 {
+    /// Prior variance of what a site reports without error: all terms.
+    pub(crate) fn prior_variance(&self, site: &Site) -> f64 {
         self.terms
             .iter()
-            .map(|term| {
-                term.between_quantities(quantity, quantity) * term.factor(amplitude).powi(2)
+            .zip(&self.between_stations)
+            .map(|(term, matrix)| {
+                let own = match site.place {
+                    None => matrix.get(site.station, site.station),
+                    Some(_) => 1.0,
+                };
+                own * (term.between_quantities(site.quantity, site.quantity)
+                    * term.factor(site.amplitude).powi(2))
             })
             .sum()
     }
@@ -193,10 +231,43 @@ impl Network {
     /// Covariance between rows and sites, shape (rows, sites).
     pub(crate) fn cross_covariance(&self, rows: &Rows, sites: &[Site]) -> Matrix {
         Matrix::from_columns(rows.len(), sites.len(), |j, column| {
+            let site = &sites[j];
+            if let Some((latitude_deg, longitude_deg)) = site.place {
+                self.fill_elsewhere(rows, site, latitude_deg, longitude_deg, column);
+                return;
+            }
             for (i, element) in column.iter_mut().enumerate() {
-                *element = self.between(&rows.site(i), &sites[j]);
+                *element = self.between(&rows.site(i), site);
             }
         })
+    }
+
+    /// Covariance of the rows with a site that is no station.
+    fn fill_elsewhere(
+        &self,
+        rows: &Rows,
+        site: &Site,
+        latitude_deg: f64,
+        longitude_deg: f64,
+        column: &mut [f64],
+    ) {
+        for (c, term) in self.terms.iter().enumerate().filter(|(_, t)| t.is_mapped()) {
+            let point = term.shape().embed(latitude_deg, longitude_deg);
+            let in_space: Vec<f64> = (0..self.n_stations)
+                .map(|station| self.correlation_with(c, station, &point))
+                .collect();
+            for (i, element) in column.iter_mut().enumerate() {
+                let scale = term.between_quantities(rows.quantity[i], site.quantity)
+                    * in_space[rows.station[i]];
+                if scale != 0.0 {
+                    *element += scale
+                        * (term.factor(rows.amplitude[i]) * term.factor(site.amplitude))
+                        * term
+                            .shape()
+                            .temporal_correlation(rows.time_h[i] - site.time_h);
+                }
+            }
+        }
     }
 
     /// Pairs of quantities that a term correlates.
@@ -205,6 +276,37 @@ impl Network {
             .flat_map(|p| (0..p).map(move |q| (p, q)))
             .filter(|&(p, q)| self.terms.iter().any(|t| t.between_quantities(p, q) != 0.0))
     }
+}
+
+/// The places of every station, of the station of every place.
+fn places_of(stations: &[usize], n_places: usize) -> Result<Vec<Vec<usize>>> {
+    check_length("place_station", stations.len(), n_places, "the places")?;
+    check_index("place_station", stations, n_places)?;
+    let n_stations = stations
+        .iter()
+        .map(|station| station + 1)
+        .max()
+        .unwrap_or(0);
+    let mut of_station = vec![Vec::new(); n_stations];
+    for (place, &station) in stations.iter().enumerate() {
+        of_station[station].push(place);
+    }
+    match of_station.iter().position(Vec::is_empty) {
+        Some(station) => Err(invalid(format!(
+            "place_station must name every station up to the largest, got no place of {station}"
+        ))),
+        None => Ok(of_station),
+    }
+}
+
+/// Mean of `value` over all pairs of `a` and `b`.
+fn mean_over(a: &[usize], b: &[usize], value: impl Fn(usize, usize) -> f64) -> f64 {
+    let total: f64 = a
+        .iter()
+        .flat_map(|&one| b.iter().map(move |&other| (one, other)))
+        .map(|(one, other)| value(one, other))
+        .sum();
+    total / (a.len() * b.len()) as f64
 }
 
 /// The smallest number that each of `0..n` is linked with, itself included, over any number of links.
@@ -293,6 +395,7 @@ impl Rows {
             quantity: self.quantity[row],
             time_h: self.time_h[row],
             amplitude: self.amplitude[row],
+            place: None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::arguments::thread_pool;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::linalg::Matrix;
-use crate::network::{ErrorLink, Network, Rows, check_length, invalid};
+use crate::network::{ErrorLink, Network, Rows, check_index, check_length, invalid};
 
 /// Sweeps of the robust weights: they settle to 1 % within three.
 const WEIGHT_SWEEPS: usize = 3;
@@ -265,6 +265,7 @@ pub fn screen(
             return Err(invalid(format!("{name} must be positive, got {number}")));
         }
     }
+    check_index("station", &rows.station, network.n_stations())?;
     let mut flag = vec![Flag::Accepted; m];
     let mut weight = vec![0.0; m];
     for i in 0..m {
@@ -276,8 +277,7 @@ pub fn screen(
         }
         let is_possible =
             value[i] >= thresholds.minimum[quantity] && value[i] <= thresholds.maximum[quantity];
-        let variance =
-            network.prior_variance(quantity, rows.amplitude[i]) + rows.obs_error[i].powi(2);
+        let variance = network.prior_variance(&rows.site(i)) + rows.obs_error[i].powi(2);
         if !is_possible {
             flag[i] = Flag::PhysicalLimits;
         } else if rows.innovation[i].abs() > thresholds.background_sd * variance.sqrt() {

@@ -237,7 +237,7 @@ fn rows(
 #[pymethods]
 impl PyAnalysis {
     #[new]
-    #[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, innovation, obs_error, amplitude=None, error_pair=None, error_correlation=None, max_jitter=0.0, n_threads=0))]
+    #[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, innovation, obs_error, amplitude=None, error_pair=None, error_correlation=None, place_station=None, max_jitter=0.0, n_threads=0))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -252,12 +252,17 @@ impl PyAnalysis {
         amplitude: Option<Floats<'_>>,
         error_pair: Option<Pairs<'_>>,
         error_correlation: Option<Floats<'_>>,
+        place_station: Option<PyReadonlyArray1<'_, i64>>,
         max_jitter: f64,
         n_threads: usize,
     ) -> PyResult<Self> {
         let terms = terms.iter().map(|term| term.term.clone()).collect();
         let latitude = floats(&station_latitude_deg);
         let longitude = floats(&station_longitude_deg);
+        let place_station = place_station
+            .as_ref()
+            .map(|array| indices("place_station", array))
+            .transpose()?;
         let rows = rows(
             &station,
             &quantity,
@@ -268,7 +273,7 @@ impl PyAnalysis {
             (error_pair.as_ref(), error_correlation.as_ref()),
         )?;
         let analysis = interruptible(py, |interrupt| {
-            let network = Network::new(terms, &latitude, &longitude)?;
+            let network = Network::new(terms, &latitude, &longitude, place_station.as_deref())?;
             Analysis::new(network, rows, max_jitter, n_threads, interrupt)
         })?;
         Ok(Self { analysis })
@@ -350,7 +355,7 @@ impl PyAnalysis {
         ))
     }
 
-    #[pyo3(signature = (station, quantity, time_h, *, amplitude=None, is_held_out=false, innovation=None))]
+    #[pyo3(signature = (station, quantity, time_h, *, amplitude=None, latitude_deg=None, longitude_deg=None, is_held_out=false, innovation=None))]
     #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn predict_sites<'py>(
         &self,
@@ -359,6 +364,8 @@ impl PyAnalysis {
         quantity: PyReadonlyArray1<'py, i64>,
         time_h: Floats<'py>,
         amplitude: Option<Floats<'py>>,
+        latitude_deg: Option<Floats<'py>>,
+        longitude_deg: Option<Floats<'py>>,
         is_held_out: bool,
         innovation: Option<Floats<'py>>,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>)> {
@@ -368,7 +375,21 @@ impl PyAnalysis {
         let amplitude = amplitude
             .as_ref()
             .map_or_else(|| vec![1.0; time_h.len()], floats);
+        let place = match (&latitude_deg, &longitude_deg) {
+            (None, None) => None,
+            (Some(latitude), Some(longitude)) => Some((floats(latitude), floats(longitude))),
+            _ => {
+                return Err(PyValueError::new_err(
+                    "latitude_deg and longitude_deg belong together, got one of them",
+                ));
+            }
+        };
+        let n_places = place
+            .as_ref()
+            .map_or((time_h.len(), time_h.len()), |(a, b)| (a.len(), b.len()));
         for (name, length) in [
+            ("latitude_deg", n_places.0),
+            ("longitude_deg", n_places.1),
             ("station", station.len()),
             ("quantity", quantity.len()),
             ("amplitude", amplitude.len()),
@@ -386,6 +407,7 @@ impl PyAnalysis {
                 quantity: quantity[i],
                 time_h: time_h[i],
                 amplitude: amplitude[i],
+                place: place.as_ref().map(|(a, b)| (a[i], b[i])),
             })
             .collect();
         let innovation = innovation.as_ref().map(floats);
@@ -648,7 +670,7 @@ impl PyAnalysis {
 }
 
 #[pyfunction]
-#[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, value, innovation, obs_error, minimum, maximum, background_sd, buddy_sd, full_weight_sd, amplitude=None, error_pair=None, error_correlation=None, max_jitter=0.0, n_threads=0))]
+#[pyo3(signature = (terms, *, station_latitude_deg, station_longitude_deg, station, quantity, time_h, value, innovation, obs_error, minimum, maximum, background_sd, buddy_sd, full_weight_sd, amplitude=None, error_pair=None, error_correlation=None, place_station=None, max_jitter=0.0, n_threads=0))]
 #[allow(clippy::too_many_arguments, clippy::type_complexity)]
 fn screen_observations<'py>(
     py: Python<'py>,
@@ -669,12 +691,17 @@ fn screen_observations<'py>(
     amplitude: Option<Floats<'py>>,
     error_pair: Option<Pairs<'py>>,
     error_correlation: Option<Floats<'py>>,
+    place_station: Option<PyReadonlyArray1<'py, i64>>,
     max_jitter: f64,
     n_threads: usize,
 ) -> PyResult<(Vec<&'static str>, Bound<'py, PyArray1<f64>>)> {
     let terms = terms.iter().map(|term| term.term.clone()).collect();
     let latitude = floats(&station_latitude_deg);
     let longitude = floats(&station_longitude_deg);
+    let place_station = place_station
+        .as_ref()
+        .map(|array| indices("place_station", array))
+        .transpose()?;
     let value = floats(&value);
     let rows = rows(
         &station,
@@ -694,7 +721,7 @@ fn screen_observations<'py>(
         max_jitter,
     };
     let screening = interruptible(py, |interrupt| {
-        let network = Network::new(terms, &latitude, &longitude)?;
+        let network = Network::new(terms, &latitude, &longitude, place_station.as_deref())?;
         screen(&network, &rows, &value, &thresholds, n_threads, interrupt)
     })?;
     let names = screening
