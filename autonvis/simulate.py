@@ -260,8 +260,10 @@ def _by_tcp(
     n_sent, is_told = 0, False
     credentials = _credentials(out)
     present: str | None = None
-    with socket.create_connection((address.hostname, address.port or 8001), TIMEOUT_S) as connection:
-        lines = connection.makefile("rb")
+    with (
+        socket.create_connection((address.hostname, address.port or 8001), TIMEOUT_S) as connection,
+        connection.makefile("rb") as lines,
+    ):
         for sounder_id, own in _paced(batches, say):
             if sounder_id != present and sounder_id in credentials:
                 opening = {"credential": credentials[sounder_id], "dataset": "measurements"}

@@ -144,7 +144,9 @@ def test_an_error_of_what_is_expected_is_neither_noise_nor_bias() -> None:
 
 def test_without_innovations_the_prior_stays_and_long_silence_returns_to_it() -> None:
     prior = prior_error(2.0, CONFIG.delay, CONFIG)
-    none = update(forget(prior, prior, START, CONFIG), np.empty(0), np.empty((0, 3)), np.empty(0), CONFIG.delay, CONFIG)
+    none = update(
+        forget(prior, prior, START, CONFIG), np.empty(0), np.empty((0, 3)), np.empty(0), CONFIG.delay, CONFIG
+    )
     assert (none.sd, none.bias, none.n_obs) == (2.0, 0.0, 0.0)
     taught = observe(
         np.random.default_rng(6), CONFIG.delay, noise=0.1, bias=1.0, prior_sd=2.0, n_windows=40, n_each=10
