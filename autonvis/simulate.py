@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import httpx
@@ -266,21 +266,27 @@ def _by_tcp(
     ):
         for sounder_id, own in _paced(batches, say):
             if sounder_id != present and sounder_id in credentials:
-                opening = {"credential": credentials[sounder_id], "dataset": "measurements"}
-                connection.sendall(json.dumps(opening).encode() + b"\n")
+                _answer(
+                    connection, lines, {"credential": credentials[sounder_id], "dataset": "measurements"}, to
+                )
             present = sounder_id
-            items = [{"dataset": "measurements", **item} for item in own]
-            connection.sendall(json.dumps(items).encode() + b"\n")
-            line = lines.readline()
-            answer: dict[str, Any] = json.loads(line) if line else {"detail": "the connection was closed"}
-            if "receipts" not in answer:
-                raise SimulateError(f"{to} refuses: {answer.get('detail')}")
+            answer = _answer(connection, lines, [{"dataset": "measurements", **item} for item in own], to)
             refused = [receipt for receipt in answer["receipts"] if receipt["status"] == "rejected"]
             n_sent += len(answer["receipts"]) - len(refused)
             if refused and not is_told:
                 say(f"refused: {refused[0]}")
                 is_told = True
     return n_sent
+
+
+def _answer(connection: socket.socket, lines: BinaryIO, message: Any, to: str) -> dict[str, Any]:
+    """What the landing zone answers to one line."""
+    connection.sendall(json.dumps(message).encode() + b"\n")
+    line = lines.readline()
+    answer: dict[str, Any] = json.loads(line) if line else {"detail": "the connection was closed"}
+    if "detail" in answer:
+        raise SimulateError(f"{to} refuses: {answer['detail']}")
+    return answer
 
 
 def _by_mqtt(

@@ -38,6 +38,13 @@ LATE = timedelta(minutes=3)
 """After the valid time the cycle runs, as deployed."""
 
 
+COMPARED = (
+    *("tier", "tier_made", "delay_sd_ms", "delay_sd_low_ms", "delay_sd_high_ms", "delay_sd_ms_made"),
+    *("delay_bias_ms_made", "delay_bias_ms", "delay_bias_sd_ms", "is_delay_biased"),
+    *("signal_sd_db", "signal_sd_db_made", "signal_bias_db", "signal_bias_db_made", "is_signal_biased"),
+)
+
+
 class Places:
     """The withheld places as the grid of a cycle."""
 
@@ -148,11 +155,7 @@ def compare(found: pd.DataFrame, made: list[SimulatedSounder]) -> pd.DataFrame:
     """Tier, error and bias as estimated beside what each sounder was made as."""
     truth = pd.DataFrame([sounder.describe() for sounder in made]).set_index("sounder_id")
     frame = found.set_index("sounder_id").join(truth, rsuffix="_made")
-    return frame[
-        ["tier", "tier_made", "delay_sd_ms", "delay_sd_low_ms", "delay_sd_high_ms", "delay_sd_ms_made"]
-        + ["delay_bias_ms_made", "delay_bias_ms", "delay_bias_sd_ms", "is_delay_biased"]
-        + ["signal_sd_db", "signal_sd_db_made", "signal_bias_db", "signal_bias_db_made", "is_signal_biased"]
-    ]
+    return frame[list(COMPARED)]
 
 
 def main() -> None:
