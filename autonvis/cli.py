@@ -8,13 +8,28 @@ import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autonvis.environment import adopt, make_home
-from tasks.settings import PREFIX, Settings, SettingsError, load_settings, parse_leads
+from tasks.settings import PREFIX, TIERS, Settings, SettingsError, load_settings, parse_leads
+
+if TYPE_CHECKING:
+    from tasks.network_question import Question
 
 # Heavy modules (Prefect, pandas, the kernel) are imported by the verb that needs them: `--help` answers at once.
 
-WRITING_VERBS = ("up", "land", "nowcast", "backfill", "replay", "learn", "simulate", "report")
+WRITING_VERBS = (
+    "up",
+    "land",
+    "nowcast",
+    "backfill",
+    "replay",
+    "learn",
+    "simulate",
+    "network",
+    "place",
+    "report",
+)
 
 
 def show_settings(settings: Settings, _: argparse.Namespace) -> None:
@@ -183,7 +198,6 @@ def run_simulate(settings: Settings, arguments: argparse.Namespace) -> None:
 
     from autonvis.simulate import Network, simulate
     from tasks.cycles import parse_time
-    from tasks.settings import TIERS
 
     now = datetime.now(UTC)
     start = (
@@ -200,6 +214,39 @@ def run_simulate(settings: Settings, arguments: argparse.Namespace) -> None:
     )
     out = arguments.out or settings.home / "simulated"
     simulate(network, out, to=arguments.to, pace=arguments.pace, say=lambda text: print(text, flush=True))
+
+
+def _network_question(settings: Settings, arguments: argparse.Namespace) -> Question:
+    from tasks.cycles import parse_time, plan_cycle
+    from tasks.network_question import Question
+
+    time, until = (
+        parse_time(text, name) if (text := getattr(arguments, name)) else None
+        for name in ("time", "available_until")
+    )
+    return Question(settings, plan_cycle(settings, time, until, arguments.region), arguments.demand)
+
+
+def run_network(settings: Settings, arguments: argparse.Namespace) -> None:
+    from autonvis.network import show_network
+
+    show_network(_network_question(settings, arguments), arguments.out or settings.home / "network")
+
+
+def run_place(settings: Settings, arguments: argparse.Namespace) -> None:
+    from autonvis.network import place_sounders, show_what_if
+
+    if (arguments.n is None) == (arguments.at is None):
+        raise ValueError("give either the number of new sounders, or the place of one with --at LAT,LON")
+    question = _network_question(settings, arguments)
+    out = arguments.out or settings.home / "placement"
+    if arguments.at is not None:
+        latitude_deg, longitude_deg = arguments.at
+        show_what_if(question, latitude_deg, longitude_deg, arguments.tier, out)
+    else:
+        place_sounders(
+            question, arguments.n, arguments.tier, arguments.mask, at_sea=arguments.at_sea, out=out
+        )
 
 
 def run_learn(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -240,6 +287,14 @@ def box(text: str) -> tuple[float, float, float, float]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not south,west,north,east in degrees") from error
     return south, west, north, east
+
+
+def place(text: str) -> tuple[float, float]:
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not latitude,longitude in degrees") from error
+    return latitude, longitude
 
 
 def leads(text: str) -> tuple[float, ...]:
@@ -377,6 +432,49 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--pace", type=float, metavar="X", help="send X times faster than the clock; default at once"
     )
+
+    def question(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--time", help="valid time, ISO-8601 with zone; default the newest whole cycle")
+        sub.add_argument("--available-until", help="use only what was known by then; default now")
+        sub.add_argument(
+            "--region", help="`global` or `south,west,north,east` in degrees; default from the settings"
+        )
+        sub.add_argument(
+            "--demand", type=Path, metavar="FILE.csv",
+            help="places that count, with latitude_deg, longitude_deg and weight; default every part of the region alike",
+        )  # fmt: skip
+        sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write to")
+
+    sub = verb(
+        "network",
+        run_network,
+        "Say what each sounder is worth to the map of a region, who is redundant, where nobody looks, and what an upgrade "
+        "would gain; write it as Markdown, JSON and Parquet to --out (default HOME/network).",
+    )
+    question(sub)
+    sub = verb(
+        "place",
+        run_place,
+        "Find the places where new sounders would take most off the variance of foF2, one after the other, or try one place "
+        "with --at; write places, the map of the gain (PNG, CSV) and GeoJSON to --out (default HOME/placement).",
+    )
+    sub.add_argument("n", type=int, nargs="?", metavar="N", help="number of new sounders")
+    sub.add_argument(
+        "--at", type=place, metavar="LAT,LON",
+        help="try one sounder there; write --at=-33.9,18.4 for a southern place",
+    )  # fmt: skip
+    sub.add_argument(
+        "--tier",
+        type=str.upper,
+        choices=TIERS,
+        default="GOLD",
+        help="assumed of the new sounders (default GOLD)",
+    )
+    sub.add_argument(
+        "--mask", type=Path, metavar="FILE.geojson", help="polygons in which they may stand; default anywhere"
+    )
+    sub.add_argument("--at-sea", action="store_true", help="they may stand at sea and on lakes too")
+    question(sub)
     sub = verb(
         "learn",
         run_learn,

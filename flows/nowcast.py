@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from tasks import cycles
-from tasks.artifacts import cycle_markdown, map_markdown, skill_markdown
+from tasks.artifacts import cycle_markdown, map_markdown, network_markdown, skill_markdown
 from tasks.products import publish_products
 from tasks.revisions import known_at
 from tasks.settings import load_settings
@@ -59,6 +59,10 @@ def nowcast(
     create_markdown_artifact(
         skill_markdown(skill), key="skill", description="Skill at held-out stations, last 30 days"
     )
+    if cycle.network_report is not None:
+        create_markdown_artifact(
+            network_markdown(cycle.network_report), key="network", description="What each sounder is worth"
+        )
     create_markdown_artifact(map_markdown(folder / "map.png", f"foF2 at {plan.stamp}"), key="map")
     get_run_logger().info("products in %s", folder)
     return str(folder)

@@ -17,7 +17,7 @@ from tasks.effective_index import ChosenIndex
 from tasks.kernel_config import QUANTITIES, KernelConfig, Quantity
 from tasks.prediction import Prediction
 from tasks.rate_check import leaves_its_neighbours, stands_still
-from tasks.row_errors import error_of, error_pairs, has_possible_errors
+from tasks.row_errors import ErrorPairs, error_of, error_pairs, has_possible_errors
 from tasks.superobservations import ACCEPTED, FULL_RATE_H, Nodes, Rows, combine
 from tasks.window import Stations, hour_of, repeated
 
@@ -55,8 +55,14 @@ class JointlySolved:
     nodes: Nodes
     held_out_innovation: list[Array]
     """Innovations that entered, of all quantities, against the background without the stations of each node."""
+    entered: Rows
+    """Observations, or superobservations, that entered; their stations are the nodes, their errors what weights made of them."""
+    entered_pairs: ErrorPairs
+    """Those of `entered` whose errors go together."""
+    node_share: Array
+    """Of what its node is worth, what each station brought, by precision; shape (S,)."""
     n_analysed: int
-    """Observations, or superobservations, that entered."""
+    """Number of `entered`."""
     widening: int
     """By which intervals were made longer to take observations together, 0: none were."""
     adaptation: SpreadFactor
@@ -368,6 +374,17 @@ def solve(
         analysis=analysis,
         nodes=nodes,
         held_out_innovation=held_out_innovation,
+        entered=Rows(
+            entering.node[chosen_super],
+            entering.quantity[chosen_super],
+            entering.time_h[chosen_super],
+            entering.value[chosen_super],
+            entering.innovation[chosen_super],
+            entered_error,
+            entering.amplitude[chosen_super],
+        ),
+        entered_pairs=entered_pairs,
+        node_share=part,
         n_analysed=chosen_super.size,
         widening=entering.widening,
         adaptation=adaptation,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.curation import CurationResult
     from tasks.kernel_config import KernelConfig
     from tasks.learning import Evaluation
+    from tasks.network import NetworkReport
 
 ARTIFACT_WIDTH_PX = 900
 ARTIFACT_COLOURS = 128
@@ -263,3 +264,103 @@ def sounder_table(summary: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in summary.to_dict("records")
     ]
+
+
+NETWORK_LISTED = 10
+"""Sounders, and gaps, in a network's table."""
+
+
+def network_markdown(report: NetworkReport) -> str:
+    """What the network is worth: top contributors, who is redundant, upgrades, gaps, tiers, the best place for one more."""
+    from tasks.network import percent
+
+    words = [
+        f"Over the region foF2 is known to **{math.sqrt(report.variance_mhz2):.2f} MHz** (root mean variance); the climatology "
+        f"alone would know it to {math.sqrt(report.prior_variance_mhz2):.2f} MHz."
+    ]
+    sounders = report.sounders
+    if sounders.empty:
+        words.append("**No sounder has reported**: nothing can be said of their worth.")
+    else:
+        headings = [
+            *("sounder", "tier", "information, nats", "its loss would raise the variance by", "share"),
+            *("others have", "next tier would take off"),
+        ]
+        rows = [
+            [
+                str(row["sounder_id"]),
+                str(row["tier"]) + ("" if row["tier_source"] == "innovations" else " (by its error)"),
+                f"{row['information_gain_nats']:.1f}",
+                percent(row["variance_rise_percent"]),
+                percent(100.0 * row["variance_bought_share"]),
+                "-" if pd.isna(row["redundancy"]) else f"{row['redundancy']:.0%}",
+                percent(100.0 * row["upgrade_gain_mhz2"] / report.variance_mhz2)
+                if row["upgrade_tier"]
+                else "-",
+            ]
+            for row in sounders.head(NETWORK_LISTED).to_dict("records")
+        ]
+        words.append("#### Sounders that carry most\n\n" + markdown_table(headings, rows))
+        if len(sounders) > NETWORK_LISTED:
+            words.append(f"{len(sounders) - NETWORK_LISTED} more are in the dataset `network`.")
+        redundant = sounders[sounders["is_redundant"]]
+        if len(redundant):
+            names = ", ".join(redundant["sounder_id"].head(NETWORK_LISTED))
+            words.append(f"**{len(redundant)} of {len(sounders)} would hardly be missed**: {names}.")
+    if report.next_place is not None:
+        best = report.next_place
+        words.append(
+            f"**The next sounder** ({report.next_sounder.tier}) gains most at {place_text(best.latitude_deg, best.longitude_deg)}: "
+            f"it would take {percent(best.gain_percent)} off the variance ({best.gain_mhz2:.3g} MHz^2)."
+        )
+    words.append(_gaps_markdown(report))
+    rows = [
+        [
+            influence.tier,
+            str(influence.n_sounders),
+            f"{influence.share_of_sounders:.0%}",
+            f"{influence.intended_share:.0%}",
+            f"{influence.nominal_weight:.1f}",
+            "-" if influence.freedom_per_obs is None else f"{influence.freedom_per_obs:.3f}",
+            f"{influence.variance_bought_share:.0%}",
+        ]
+        for influence in report.tiers
+    ]
+    headings = [
+        "tier",
+        "sounders",
+        "share",
+        "intended",
+        "nominal weight",
+        "degrees of freedom per observation",
+    ]
+    words.append("#### Tiers\n\n" + markdown_table([*headings, "of the variance bought"], rows))
+    return "\n\n".join(words) + "\n"
+
+
+def _gaps_markdown(report: NetworkReport) -> str:
+    if not report.gaps:
+        return "#### Gaps\n\nNone: the observations reach every part of the region."
+    rows = [
+        [
+            place_text(gap.latitude_deg, gap.longitude_deg),
+            f"{gap.surface_km2 / 1e6:.2f}",
+            f"{gap.demand_share:.0%}",
+            f"{gap.sd_mhz:.2f}",
+            f"{gap.sd_share:.0%}",
+        ]
+        for gap in report.gaps[:NETWORK_LISTED]
+    ]
+    headings = ["middle", "million km^2", "of the region", "sd of foF2, MHz", "of the climatology's"]
+    more = len(report.gaps) - NETWORK_LISTED
+    return (
+        "#### Gaps\n\n" + markdown_table(headings, rows) + (f"\n\n{more} smaller ones." if more > 0 else "")
+    )
+
+
+def place_text(latitude_deg: float, longitude_deg: float) -> str:
+    """A place in words, to a tenth of a degree."""
+    return (
+        f"{abs(latitude_deg):.1f}° {'N' if latitude_deg >= 0 else 'S'}, "
+        f"{abs(longitude_deg):.1f}° {'E' if longitude_deg >= 0 else 'W'}"
+    )

@@ -21,7 +21,7 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CYCLE_DATASETS = ("analysis", "feedback", "verification", "sounders", "echoes")
+CYCLE_DATASETS = ("analysis", "feedback", "verification", "sounders", "echoes", "network")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ DATASETS: tuple[str, ...] = (
     "verification",
     "sounders",
     "echoes",
+    "network",
     "quarantine",
 )
 

@@ -28,11 +28,14 @@ from tasks.estimate import Estimate, estimate
 from tasks.grid import Grid
 from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
+from tasks.masks import on_land
+from tasks.network import NetworkReport, analyse_network
 from tasks.prediction import Prediction
 from tasks.row_errors import carried
 from tasks.sounder_innovations import what_echoes_tell
 from tasks.sounder_rows import echo_rows, sounder_rows
 from tasks.soundings import Heard
+from tasks.target_area import Area
 from tasks.verification import forecast_held_out, score, targets_of
 from tasks.window import INPUT_COLUMNS, microseconds
 
@@ -54,6 +57,9 @@ class Cycle:
     """What is known of every sounder now; None where no measurements were given."""
     echoes: pa.Table | None
     metadata: dict[str, Any]
+    network: pa.Table | None = None
+    """What each sounder is worth; None where no area was given."""
+    network_report: NetworkReport | None = None
 
 
 def run_cycle(
@@ -69,6 +75,7 @@ def run_cycle(
     f107_sfu: float | None = None,
     due: Mapping[float, float | None] | None = None,
     heard: Heard | None = None,
+    network_area: Area | None = None,
     cycle_minutes: float = 15.0,
     threads: int = 0,
 ) -> Cycle:
@@ -83,6 +90,7 @@ def run_cycle(
         due: leads in hours of forecasts to score now, each with the solar flux known when it was made. It is made again,
             from what was available that much before `available_until`: one more solve per lead.
         heard: what sounders measured, of the same days, and what was known of them; None for a cycle of ionograms alone.
+        network_area: what the worth of the sounders is judged by; None leaves that out.
         cycle_minutes: observations newer than this before `valid_time` are scored.
         threads: threads of the kernel, 0 takes all cores; they change no bit of the result.
 
@@ -163,6 +171,13 @@ def run_cycle(
         "jitter": now.joint.jitter,
         "stations": now.joint.information,
     }
+    network_report, network = None, None
+    if network_area is not None:
+        network_report = analyse_network(
+            now, kernel, background, network_area, where=on_land, threads=threads
+        )
+        network = _table(network_report.sounders.assign(**identity), "network")
+        metadata["network"] = network_report.summary()
     return Cycle(
         analysis=None if grid is None else _on_grid(grid, now, 0.0, cycle_id, kernel, background),
         forecast=_forecast(forecast_grid, forecast_leads_h, now, cycle_id, kernel, background),
@@ -171,6 +186,8 @@ def run_cycle(
         sounders=sounders,
         echoes=echoes,
         metadata=metadata,
+        network=network,
+        network_report=network_report,
     )
 
 

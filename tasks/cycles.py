@@ -22,6 +22,7 @@ from tasks.kernel_config import KernelConfig, load_kernel_config
 from tasks.settings import Settings, parse_leads
 from tasks.sounder_record import REMEMBERED_D
 from tasks.soundings import Heard
+from tasks.target_area import MOST_POINTS, Area, area_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ LONGEST_SPAN = 100_000
 
 BACKGROUND_YEARS = range(1900, 2100)
 """Years for which the background has magnetic coordinates."""
+
+
+NETWORK_POINTS = 1_200
+"""The globe at 7.5 degrees: what a cycle can spare time for."""
 
 
 class CycleError(ValueError):
@@ -156,6 +161,17 @@ def make_grid(plan: CyclePlan) -> Grid | None:
         return Grid.box(south, west, north, east, plan.step_deg)
     except ValueError as error:
         raise CycleError(f"region {plan.region!r}: {error}") from error
+
+
+def region_area(plan: CyclePlan, most_points: int = MOST_POINTS) -> Area:
+    """A plan's region as what a network is judged by."""
+
+    def grid(step_deg: float) -> Grid:
+        made = make_grid(replace(plan, step_deg=step_deg))
+        assert made is not None  # it has a spacing
+        return made
+
+    return area_of(grid, most_points)
 
 
 def make_forecast_grid(settings: Settings, plan: CyclePlan) -> Grid | None:
@@ -281,6 +297,7 @@ def assimilate(
         due={lead_h: read_solar_flux(settings, origin) for lead_h, origin in earlier.items()},
         # Without a measurement a cycle is what it always was, and costs nothing more.
         heard=None if heard is None or heard.is_silent else heard,
+        network_area=None if plan.step_deg is None else region_area(plan, NETWORK_POINTS),
         cycle_minutes=settings.cycle_minutes,
         threads=settings.threads,
     )
@@ -309,7 +326,7 @@ def check_cycles(cycles: list[Cycle]) -> None:
     from tasks.validation import validate_batch
 
     now = datetime.now(UTC)
-    for part in ("analysis", "forecast", "feedback", "verification", "sounders", "echoes"):
+    for part in ("analysis", "forecast", "feedback", "verification", "sounders", "echoes", "network"):
         dataset = "analysis" if part == "forecast" else part
         tables = [table for cycle in cycles if (table := getattr(cycle, part)) is not None and table.num_rows]
         if not tables:
@@ -338,13 +355,14 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         ("verification", "verification", cycle.verification),
         ("sounders", "sounders", cycle.sounders),
         ("echoes", "echoes", cycle.echoes),
+        ("network", "network", cycle.network),
     ):
         if table is None:
             continue
-        if table.num_rows == 0 and dataset in ("sounders", "echoes"):
+        if table.num_rows == 0 and dataset in ("sounders", "echoes", "network"):
             lake.withdraw(dataset, f"{part}-{plan.stamp}", settings=settings)
             continue
-        is_region = dataset == "analysis" and plan.region != "global"
+        is_region = dataset in ("analysis", "network") and plan.region != "global"
         name = f"{part}-{plan.stamp}" + ("-" + plan.region.replace(",", "_") if is_region else "")
         published = lake.publish(dataset, table, name, settings=settings, metadata=metadata)
         # The leads of an earlier run may have reached into days that these do not.

@@ -29,6 +29,8 @@ VERBS = [
     "backfill",
     "replay",
     "density",
+    "network",
+    "place",
     "rebuild-catalog",
     "settings",
 ]

@@ -116,7 +116,9 @@ def test_run_leaves_artifacts_for_the_operator(prefect_server: None, settings: S
     nowcast(valid_time=START + timedelta(hours=3))
     with get_client(sync_client=True) as client:
         keys = {artifact.key for artifact in client.read_artifacts()}
-    assert {"landing", "cycle", "skill", "map"} <= keys
+    assert {"landing", "cycle", "skill", "map", "network"} <= keys
+    network = lake.read("network", settings=settings)
+    assert set(network["sounder_id"]) == set(lake.read("feedback", settings=settings)["sounder_id"])
 
 
 def test_nowcast_without_observations_is_climatology_and_says_so(
