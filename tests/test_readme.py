@@ -68,7 +68,13 @@ def test_readme_commands_run(tmp_path: Path) -> None:
                 answer = httpx.post(
                     f"http://127.0.0.1:{prefect_port}/api/deployments/filter", json={}, timeout=10
                 )
-                assert {one["name"] for one in answer.json()} == {"land", "nowcast", "backfill", "learn"}
+                assert {one["name"] for one in answer.json()} == {
+                    "land",
+                    "nowcast",
+                    "backfill",
+                    "learn",
+                    "report",
+                }
     finally:
         subprocess.run(
             "make down", shell=True, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False
