@@ -20,9 +20,12 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.backfill import backfill
 from flows.land import drain_mqtt, land
 from flows.nowcast import nowcast
+from flows.report import report
 from tasks import curation, lake
 from tasks.landing.spool import Record, SpoolWriter
 from tasks.settings import Settings, load_settings
+from tasks.simulated_sounders import draw_network, listen
+from tasks.simulated_truth import SimulatedTruth
 from tasks.simulation import simulate_network
 
 START = datetime(2026, 3, 20, tzinfo=UTC)
@@ -46,14 +49,19 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     load_settings.cache_clear()
 
 
-def spool(settings: Settings, items: list[dict[str, object]], source: str = "simulated") -> None:
+def spool(
+    settings: Settings,
+    items: list[dict[str, object]],
+    source: str = "simulated",
+    dataset: str = "ionograms",
+) -> None:
     """What the gateway does: one record per message, sealed for the flow to collect."""
     writer = SpoolWriter(settings.spool_root / "http")
     writer.append_many(
         [
             Record(
                 channel="http",
-                dataset="ionograms",
+                dataset=dataset,
                 sounder_id=None,
                 received_at=datetime.now(UTC),
                 content_type="application/json",
@@ -194,3 +202,29 @@ def test_named_errors_are_logged_as_their_sentence_and_others_with_traceback() -
     assert ours.getMessage() == "failed: the disk is full"
     assert ours.exc_info is None
     assert foreign.exc_info is not None
+
+
+def test_sounders_go_from_the_doors_to_their_report(prefect_server: None, settings: Settings) -> None:
+    truth = SimulatedTruth(4, START)
+    network = draw_network(4, n_by_tier={"PLATINUM": 1, "GOLD": 1})
+    items = [item for sounder in network for item in listen(sounder, truth, START + timedelta(hours=8), 1.0, 4)]
+    spool(settings, items, dataset="measurements")
+    assert land(return_state=True).is_completed()
+    end = START + timedelta(hours=9)
+    backfill(end - timedelta(minutes=30), end - timedelta(minutes=15))
+    nowcast(valid_time=end)
+    sounders = lake.read("sounders", settings=settings)
+    assert set(sounders["sounder_id"]) == {"NVIS-P01", "NVIS-G01"}
+    assert sounders["valid_time"].nunique() == 3
+    newest = sounders[sounders["valid_time"] == pd.Timestamp(end)].set_index("sounder_id")
+    # It goes on from the cycles before.
+    assert newest.loc["NVIS-P01", "n_delay_innovations"] > 100
+    before = {path: path.read_bytes() for path in lake.files("sounders", settings=settings)}
+    nowcast(valid_time=end)
+    assert {path: path.read_bytes() for path in lake.files("sounders", settings=settings)} == before
+    folder = Path(report(day=START.date()))
+    assert (folder / "sounders" / "NVIS-P01.html").is_file()
+
+    with get_client(sync_client=True) as client:
+        keys = {artifact.key for artifact in client.read_artifacts()}
+    assert {"tiers", "sounders", "report"} <= keys
