@@ -177,7 +177,7 @@ def dropouts(observed_at: pd.Series[Any], day: date) -> list[tuple[pd.Timestamp,
     times = pd.DatetimeIndex(observed_at).sort_values()
     edges = pd.DatetimeIndex([start, *times, start + DAY])
     gaps_h = np.diff(edges.as_unit("us").asi8) / MICROSECONDS_PER_HOUR
-    usual_h = float(np.median(gaps_h[1:-1])) if times.size > 1 else float("inf")
+    usual_h = float(np.median(gaps_h[1:-1])) if times.size > 1 else 0.0
     limit_h = max(DROPOUT_FACTOR * usual_h, DROPOUT_H)
     return [(edges[int(row)], float(gaps_h[row])) for row in np.flatnonzero(gaps_h > limit_h)]
 

@@ -55,8 +55,8 @@ def sounders_at(at: datetime, every: dict[str, Known]) -> pd.DataFrame:
     return sounder_rows(no_echoes, every, KERNEL).assign(cycle_id=f"c{at:%H%M}", valid_time=pd.Timestamp(at))
 
 
-def rows(dataset: str, n: int, **columns: Any) -> pd.DataFrame:
-    frame = to_frame(arrow_schema(dataset).empty_table()).reindex(range(n))
+def rows(of: str, n: int, /, **columns: Any) -> pd.DataFrame:
+    frame = to_frame(arrow_schema(of).empty_table()).reindex(range(n))
     return frame.assign(**columns)
 
 
