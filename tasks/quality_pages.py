@@ -23,11 +23,12 @@ from tasks.quality_charts import (
     innovation_chart,
     mix_chart,
 )
-from tasks.quality_report import LATE_CLOCK_S, Day, dropouts, mix
+from tasks.quality_report import LATE_CLOCK_S, Day, day_end, dropouts, mix
 from tasks.settings import Settings
 from tasks.tiers import boundaries
 
 TEMPLATES = Path(__file__).with_name("templates")
+SMALLEST_SHOWN = 0.005
 PARTS = {
     "signal": "signal-to-noise ratio of your measurements: give snr_db with each",
     "calibration": "declared calibration and its age: register with calibration and calibrated_at",
@@ -86,6 +87,7 @@ def overview(day: Day, summary: pd.DataFrame, kernel: KernelConfig) -> str:
             rows=rows,
             n_measurements=int(summary["n_measurements"].sum()),
             n_changed=len(changed),
+            n_new=sum(row["tier_before"] is None for row in rows),
             biased=[row["sounder_id"] for row in rows if row["is_delay_biased"] or row["is_signal_biased"]],
             limits_ms=", ".join(f"{limit:.2g}" for limit in boundaries(kernel.tiers.delay.sd)),
             mix_chart=mix_chart(mix(summary)),
@@ -118,7 +120,9 @@ def owners_page(day: Day, row: dict[str, Any], kernel: KernelConfig) -> str:
             innovation_chart=innovation_chart(echoes, "delay_innovation_ms", "ms"),
             signal_chart=innovation_chart(echoes, "signal_innovation_db", "dB"),
             history_chart=history_chart(history, kernel.tiers.delay),
-            pauses=[(f"{since:%H:%M} UTC", hours) for since, hours in dropouts(measured, day.day)],
+            pauses=[
+                (f"{since:%H:%M} UTC", hours) for since, hours in dropouts(measured, day.day, day_end(day))
+            ],
             refused=day.refused[day.refused["sounder_id"] == sounder_id].to_dict("records"),
             outcomes=[(name, int(n), texts[name]) for name, n in counts.items()],
         )
@@ -159,7 +163,7 @@ def _figures(value: float | None) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2g}"
+    return "0" if abs(value) < SMALLEST_SHOWN else f"{value:+.2g}"
 
 
 def _percent(value: float) -> str:

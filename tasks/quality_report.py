@@ -27,6 +27,8 @@ DROPOUT_H = 1.0
 LATE_CLOCK_S = 2.0
 """Observations that arrive before they were made: the sounder's clock is ahead by as much at least."""
 DAY = timedelta(days=1)
+LAST_CYCLE = timedelta(hours=1)
+"""A day whose newest cycle is within this of its end is over."""
 MICROSECONDS_PER_HOUR = 3.6e9
 
 
@@ -141,7 +143,8 @@ def summarize(day: Day) -> pd.DataFrame:
     frame["outlier_share"] = (told["bad"].sum() / told["n_combined"].sum()).reindex(frame.index)
     frame["n_refused"] = day.refused.groupby("sounder_id")["n"].sum().reindex(frame.index, fill_value=0)
     pauses = {
-        name: dropouts(rows["observed_at"], day.day) for name, rows in day.measurements.groupby("sounder_id")
+        name: dropouts(rows["observed_at"], day.day, day_end(day))
+        for name, rows in day.measurements.groupby("sounder_id")
     }
     frame["n_dropouts"] = [len(pauses.get(name, [])) for name in frame.index]
     frame["dropout_h"] = [sum(hours for _, hours in pauses.get(name, [])) for name in frame.index]
@@ -168,14 +171,21 @@ def _n_changes(sounders: pd.DataFrame) -> pd.Series[Any]:
     return is_other.groupby(ordered["sounder_id"]).sum()
 
 
-def dropouts(observed_at: pd.Series[Any], day: date) -> list[tuple[pd.Timestamp, float]]:
+def day_end(day: Day) -> pd.Timestamp:
+    """The end of the day, or of its last cycle where the day goes on."""
+    midnight = pd.Timestamp(day.day, tz=UTC) + DAY
+    newest = day.sounders["valid_time"].max()
+    return midnight if newest >= midnight - LAST_CYCLE else newest
+
+
+def dropouts(observed_at: pd.Series[Any], day: date, until: pd.Timestamp) -> list[tuple[pd.Timestamp, float]]:
     """Pauses of a sounder within a day: since when, and hours; those far longer than its usual one.
 
-    The time from the last observation to the day's end, or from its beginning to the first, counts as well.
+    The time from the last observation to `until`, or from the day's beginning to the first, counts as well.
     """
     start = pd.Timestamp(day, tz=UTC)
     times = pd.DatetimeIndex(observed_at).sort_values()
-    edges = pd.DatetimeIndex([start, *times, start + DAY])
+    edges = pd.DatetimeIndex([start, *times, max([until, *times[-1:]])])
     gaps_h = np.diff(edges.as_unit("us").asi8) / MICROSECONDS_PER_HOUR
     usual_h = float(np.median(gaps_h[1:-1])) if times.size > 1 else 0.0
     limit_h = max(DROPOUT_FACTOR * usual_h, DROPOUT_H)

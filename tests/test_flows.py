@@ -207,7 +207,9 @@ def test_named_errors_are_logged_as_their_sentence_and_others_with_traceback() -
 def test_sounders_go_from_the_doors_to_their_report(prefect_server: None, settings: Settings) -> None:
     truth = SimulatedTruth(4, START)
     network = draw_network(4, n_by_tier={"PLATINUM": 1, "GOLD": 1})
-    items = [item for sounder in network for item in listen(sounder, truth, START + timedelta(hours=8), 1.0, 4)]
+    items = [
+        item for sounder in network for item in listen(sounder, truth, START + timedelta(hours=8), 1.0, 4)
+    ]
     spool(settings, items, dataset="measurements")
     assert land(return_state=True).is_completed()
     end = START + timedelta(hours=9)

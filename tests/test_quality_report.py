@@ -28,6 +28,7 @@ from tasks.sounder_rows import sounder_rows
 KERNEL = load_kernel_config()
 DAY = date(2026, 3, 20)
 START = datetime(2026, 3, 20, tzinfo=UTC)
+END = pd.Timestamp(START + timedelta(days=1))
 QUALITY = SounderQuality(0.5, 0.2, 1.0, 1.0, 0.25, 0.6)
 NAMES = ("GOOD", "BIASED", "NEW")
 
@@ -73,7 +74,7 @@ def settings(tmp_path: Path) -> Settings:
         "BIASED": known(0.5, bias=1.0, tier="GOLD", previous="GOLD"),
         "NEW": known(3.9, tier="BRONZE", previous=None),
     }
-    for at, every in ((START - timedelta(hours=1), before), (START + timedelta(hours=12), noon)):
+    for at, every in ((START - timedelta(hours=1), before), (START + timedelta(hours=23.75), noon)):
         lake.publish("sounders", sounders_at(at, every), f"sounders-{at:%Y%m%dT%H%MZ}", settings=settings)
     times = {name: pd.date_range(START, periods=288 if name != "NEW" else 144, freq="5min") for name in NAMES}
     measured = pd.concat(
@@ -200,9 +201,9 @@ def test_a_day_without_sounders_or_that_has_not_begun_is_named(settings: Setting
 
 def test_a_pause_is_a_dropout_by_what_is_usual_for_its_sounder() -> None:
     regular = pd.Series(pd.date_range(START, periods=48, freq="30min"))
-    assert dropouts(regular, DAY) == []
+    assert dropouts(regular, DAY, END) == []
     gap = regular[(regular < START + timedelta(hours=6)) | (regular > START + timedelta(hours=10))]
-    ((since, hours),) = dropouts(gap, DAY)
+    ((since, hours),) = dropouts(gap, DAY, END)
     assert since == pd.Timestamp(START + timedelta(hours=5.5))
     assert hours == pytest.approx(5.0)
-    assert dropouts(regular.iloc[:0], DAY) == [(pd.Timestamp(START), 24.0)]
+    assert dropouts(regular.iloc[:0], DAY, END) == [(pd.Timestamp(START), 24.0)]
