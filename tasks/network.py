@@ -22,7 +22,7 @@ from tasks.gaps import Gap, find_gaps
 from tasks.great_circle import distance_km, unit_vectors
 from tasks.kernel_config import KernelConfig, TierConfig
 from tasks.masks import Mask
-from tasks.placement import NewSounder, Placed, PlacementError, place
+from tasks.placement import NewSounder, Placed, PlacementError, gain_at, place
 from tasks.posterior import Posterior, Targets
 from tasks.settings import TIERS
 from tasks.target_area import Area
@@ -41,6 +41,7 @@ NEAR_KM = 500.0
 """A neighbour this near is named: the weather term reaches twice as far at least."""
 WORTH_AN_UPGRADE = 0.02
 """Share of the area's variance that a better tier must take off to be advised."""
+MOST_ANEW = 100
 COLUMNS = (
     *("sounder_id", "latitude_deg", "longitude_deg", "tier", "tier_source", "n_obs", "fof2_error_share"),
     *("information_gain_nats", "degrees_of_freedom"),
@@ -111,7 +112,7 @@ def analyse_network(
     posterior = Posterior.of(now, kernel, background, threads)
     targets = posterior.over(area)
     feedback = pd.concat([part.feedback for part in now.solved.values()], ignore_index=True)
-    errors = measured(feedback, tiers)
+    errors = measured(feedback, tiers, now.valid_at, kernel.window.full_rate_h)
     sounders = sounder_table(now, posterior, targets, feedback, errors, tiers)
     next_sounder = NewSounder.of_tier(NEXT_TIER, errors)
     try:
@@ -160,11 +161,12 @@ def sounder_table(
     ]
     given = posterior.variance_bought(targets)[node] * share
     alone = posterior.variance_bought(targets, is_alone=True)[node] * share
+    counted = fof2["sounder_id"].value_counts()
+    n_fof2 = np.array([counted.get(name, 0) for name in names], dtype=np.int64)
     better = [TIERS[max(TIERS.index(name) - 1, 0)] for name in tier]
-    is_best = np.array([name == TIERS[0] for name in tier], dtype=np.bool_)
     upgrade, platinum = (
-        _upgrade_gain(posterior, targets, now, own_error, np.where(is_best, own_error, aim))
-        for aim in ([errors[name].fof2_share for name in better], errors[TIERS[0]].fof2_share)
+        _upgrade_gain(posterior, targets, now, own_error, n_fof2, [*zip(tier, aims, strict=True)], errors)
+        for aims in (better, [TIERS[0]] * len(names))
     )
     nearest, nearest_km = nearest_sounder(stations.latitude_deg, stations.longitude_deg)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -181,7 +183,7 @@ def sounder_table(
             "n_obs": n_obs,
             "fof2_error_share": own_error,
             **{
-                key: [now.joint.information[name][key] for name in names]
+                key: [now.joint.information[name][key] + 0.0 for name in names]  # not -0
                 for key in ("information_gain_nats", "degrees_of_freedom")
             },
             "variance_bought_mhz2": given,
@@ -208,19 +210,41 @@ def sounder_table(
 
 
 def _upgrade_gain(
-    posterior: Posterior, targets: Targets, now: Estimate, own_error: Array, better_mhz: Array
+    posterior: Posterior,
+    targets: Targets,
+    now: Estimate,
+    own_error: Array,
+    n_fof2: NDArray[np.int64],
+    steps: list[tuple[str, str]],
+    errors: Mapping[str, TierError],
 ) -> Array:
-    """What every sounder (S,) would buy besides with the better error of foF2; 0 for one that is as good already.
+    """What every sounder (S,) would buy besides in a better tier, `steps` from one to another; 0 for one that stays.
 
-    All sounders of a node are upgraded together and share what that brings.
+    Its observations get the errors of that tier, if these are smaller; all sounders of a node are upgraded together and share
+    what that brings. A sounder with less than half of the observations that the tier gives would give more of them too: it
+    counts as a new one at its place where that is more, its own kept (at most MOST_ANEW sounders, those with the fewest).
     """
     node, share = now.joint.nodes.of_station, now.joint.node_share
-    with np.errstate(invalid="ignore"):
-        factor = np.fmin(better_mhz / own_error, 1.0)
+    rises = np.array([own != aim for own, aim in steps], dtype=np.bool_)
+    aimed = np.array([errors[aim].fof2_share for _, aim in steps])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        factor = np.where(rises, np.fmin(aimed / own_error, 1.0), 1.0)
     of_node = np.exp(
         np.bincount(node, weights=share * np.log(factor), minlength=posterior.n_nodes)
     )  # the shares of a node sum to 1, or are 0 where nothing entered
-    return np.asarray(posterior.upgrade_gain(of_node, targets)[node] * share)
+    gain = np.asarray(posterior.upgrade_gain(of_node, targets)[node] * share)
+    fewest_first = np.argsort(n_fof2, kind="stable")[:MOST_ANEW]
+    for aim in TIERS[:-1]:
+        sounder = NewSounder.of_tier(aim, errors)
+        n_given = sounder.ages_h(posterior.kernel, posterior.valid_at).size
+        own = np.array(
+            [i for i in fewest_first if rises[i] and steps[i][1] == aim and 2 * n_fof2[i] < n_given],
+            dtype=np.int64,
+        )
+        if own.size:
+            place = now.stations.latitude_deg[own], now.stations.longitude_deg[own]
+            gain[own] = np.maximum(gain[own], gain_at(posterior, targets, sounder, *place))
+    return gain
 
 
 def nearest_sounder(latitude_deg: Array, longitude_deg: Array) -> tuple[NDArray[np.int64], Array]:
@@ -242,7 +266,11 @@ def nearest_sounder(latitude_deg: Array, longitude_deg: Array) -> tuple[NDArray[
 def advise(row: Mapping[str, Any], variance_mhz2: float) -> str:
     """What to do about one sounder of the table, in a sentence or two."""
     if not row["n_obs"]:
-        return "None of its observations was used; its rows of the dataset feedback say why."
+        text = "None of its observations was used: its echoes tell no foF2, or its rows of the dataset feedback say why."
+        gain = 100.0 * row["upgrade_gain_mhz2"] / variance_mhz2
+        if row["upgrade_tier"] and gain >= 100.0 * WORTH_AN_UPGRADE:
+            text += f" As {row['upgrade_tier']} it would take {percent(gain)} of the variance off."
+        return text
     rise = percent(row["variance_rise_percent"])
     if row["is_redundant"]:
         neighbour = (

@@ -68,7 +68,7 @@ class Question:
         now = self.known()
         kernel, background = cycles.kernel_config(self.settings), cycles.background()
         feedback = pd.concat([part.feedback for part in now.solved.values()], ignore_index=True)
-        errors = measured(feedback, tiers_of(now))
+        errors = measured(feedback, tiers_of(now), now.valid_at, kernel.window.full_rate_h)
         posterior = Posterior.of(now, kernel, background, self.settings.threads)
         sounders = sounder_table(now, posterior, posterior.over(self.area()), feedback, errors, tiers_of(now))
         return posterior, errors, sounders

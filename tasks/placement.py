@@ -30,7 +30,7 @@ from tasks.window import repeated
 
 Array: TypeAlias = NDArray[np.float64]
 
-MINUTES_PER_H = 60.0
+MINUTES_PER_H, SECONDS_PER_H = 60.0, 3600.0
 MOST_COVARIANCES = 10_000_000
 """Held at once between the rows and those of candidates, 80 MB."""
 HMF2 = QUANTITIES.index("hmf2_km")
@@ -61,10 +61,12 @@ class NewSounder:
     def ages_h(self, kernel: KernelConfig, valid_at: pd.Timestamp) -> Array:
         """Ages of its observations that the analysis would use at a time, oldest first, shape (J,).
 
-        One observation for each window of the clock, at its middle, or for each report where these come more seldom.
+        At the middle of every window of the clock, or evenly and more seldom where it has fewer.
         """
+        if self.error.per_h == 0.0:
+            return np.zeros(0)
         window_h = kernel.sounders.window_minutes / MINUTES_PER_H
-        interval_h = max(window_h, 1.0 / self.error.reports_per_h)
+        interval_h = max(window_h, 1.0 / self.error.per_h)
         n_intervals = math.ceil(kernel.window.window_h / interval_h)
         age_h = interval_h * (np.arange(n_intervals, dtype=np.float64) + 0.5)[::-1]
         age_h = age_h[age_h < kernel.window.window_h]
@@ -113,7 +115,7 @@ def series_of(sounder: NewSounder, posterior: Posterior, latitude_deg: Array, lo
     wider = 1.0 / math.sqrt(expected_weight(kernel.quality.full_weight_sd))
     uses_height = any("hmf2_km" in pair for term in kernel.terms for pair in term.correlation)
     for number, age in enumerate(age_h):
-        time = (posterior.valid_at - pd.Timedelta(hours=float(age))).to_pydatetime()
+        time = (posterior.valid_at - pd.Timedelta(seconds=round(age * SECONDS_PER_H))).to_pydatetime()
         state = posterior.background.on_grid(time, latitude_deg, longitude_deg, posterior.ig12)
         amplitude[number] = amplitudes(kernel, time, latitude_deg, longitude_deg, posterior.f107_sfu)
         error[number, FOF2] = sounder.error.ln_fof2(state.fof2_mhz) * wider

@@ -201,7 +201,9 @@ def test_a_sounder_whose_values_are_refused_has_words() -> None:
     wrong = soundings("CCC03").assign(fof2_mhz=40.0, hmf2_km=np.nan, m3000f2=np.nan)
     found = report(world().known([soundings("AAA01"), wrong]))
     row = found.sounders.set_index("sounder_id").loc["CCC03"]
-    assert (row["n_obs"], row["variance_bought_mhz2"], row["upgrade_gain_mhz2"]) == (0, 0.0, 0.0)
+    assert (row["n_obs"], row["variance_bought_mhz2"], row["tier"]) == (0, 0.0, "BRONZE")
+    # As SILVER it would begin to tell foF2, as PLATINUM more so.
+    assert 0.0 < row["upgrade_gain_mhz2"] < row["platinum_gain_mhz2"]
     assert np.isnan(row["redundancy"])
     assert "None of its observations was used" in row["advice"]
     assert not row["is_redundant"]
@@ -257,14 +259,20 @@ def test_errors_are_measured_on_what_was_used() -> None:
             "quantity": ["fof2_mhz"] * 5 + ["hmf2_km"] + ["fof2_mhz"] * 3,
             "qc_flag": ["accepted"] * 4 + ["buddy_check"] + ["accepted"] * 4,
             "obs_value": [2.0] * 9,
+            "observed_at": [
+                pd.Timestamp(NOON) - pd.Timedelta(hours=age) for age in (0, 1, 3, 5, 0, 0, 0, 0, 0)
+            ],
             "obs_error": [0.1, 0.2, 0.3, 0.4, 9.0, 5.0, 1.0, 1.0, 1.0],
         }
     )
-    table = measured(feedback, {"A": "SILVER", "B": "BRONZE"})
-    assert (table["SILVER"].fof2_share, table["SILVER"].n_rows) == (0.125, 4)
+    table = measured(feedback, {"A": "SILVER", "B": "BRONZE", "C": "SILVER"}, pd.Timestamp(NOON), 2.0)
+    precision = np.mean([0.05**-2, 0.1**-2, 0.15**-2, 0.2**-2])
+    assert table["SILVER"].fof2_share == pytest.approx(precision**-0.5)
+    # Two in two hours, of two sounders.
+    assert (table["SILVER"].per_h, table["SILVER"].n_rows) == (0.5, 4)
     assert table["SILVER"].hmf2_km == ASSUMED["SILVER"].hmf2_km
     assert table["BRONZE"] == ASSUMED["BRONZE"]
-    assert [nearest_tier(share, ASSUMED) for share in (0.01, 0.1, 0.4)] == ["PLATINUM", "GOLD", "SILVER"]
+    assert [nearest_tier(share, ASSUMED) for share in (0.01, 0.05, 0.4)] == ["PLATINUM", "GOLD", "BRONZE"]
     spread = {tier: replace(ASSUMED[tier], fof2_share=0.1 * 2**number) for number, tier in enumerate(TIERS)}
     assert [nearest_tier(spread[tier].fof2_share, spread) for tier in TIERS] == list(TIERS)
 

@@ -108,7 +108,7 @@ def test_far_from_all_a_sounder_buys_its_prior() -> None:
 def test_the_gain_is_what_adding_it_gives() -> None:
     known = posterior("AAA01", "BBB02")
     targets = known.over(box())
-    for sounder in (NewSounder.of_tier("GOLD"), NewSounder.of_tier("BRONZE")):
+    for sounder in (NewSounder.of_tier("GOLD"), NewSounder.of_tier("SILVER")):
         predicted = gain(known, targets, sounder, (57.0, 20.0))[0]
         tried = what_if(known, targets, sounder, 57.0, 20.0)
         assert tried.gain_mhz2 == pytest.approx(predicted, rel=1e-8)
@@ -124,7 +124,8 @@ def test_a_better_tier_and_more_reports_never_gain_less() -> None:
     targets = known.over(box())
     by_tier = [gain(known, targets, NewSounder.of_tier(tier), (57.0, 20.0))[0] for tier in ASSUMED]
     assert by_tier == sorted(by_tier, reverse=True)
-    often = NewSounder("GOLD", replace(SELDOM.error, reports_per_h=4.0))
+    assert by_tier[-1] == 0.0  # its echoes alone tell no foF2
+    often = NewSounder("GOLD", replace(SELDOM.error, per_h=4.0))
     assert gain(known, targets, often, (57.0, 20.0))[0] > gain(known, targets, SELDOM, (57.0, 20.0))[0]
 
 
@@ -173,15 +174,16 @@ def test_masks_are_respected_over_the_date_line_and_at_the_poles(
 
 def test_a_sounder_is_taken_to_report_as_the_analysis_would_use_it() -> None:
     kernel, at = load_kernel_config(), pd.Timestamp("2022-10-25T12:00Z")
-    age_h = NewSounder.of_tier("GOLD").ages_h(kernel, at)
+    age_h = NewSounder.of_tier("PLATINUM").ages_h(kernel, at)
     recent = age_h[age_h <= kernel.window.full_rate_h]
     np.testing.assert_allclose(recent[::-1], 0.125 + 0.25 * np.arange(8))
     older = age_h[age_h > kernel.window.full_rate_h]
     assert (np.diff(age_h) < 0).all()
     assert older.size == pytest.approx((kernel.window.window_h - 2.0) / 2.0, abs=1)
-    seldom = NewSounder.of_tier("BRONZE").ages_h(kernel, at)
+    seldom = NewSounder("SILVER", TierError(0.1, None, 2.0)).ages_h(kernel, at)
     np.testing.assert_allclose(seldom[seldom <= 2.0][::-1], [0.25, 0.75, 1.25, 1.75])
     assert SELDOM.ages_h(kernel, at).size == 7
+    assert NewSounder.of_tier("BRONZE").ages_h(kernel, at).size == 0
 
 
 def test_errors_are_relative_and_heights_count_where_they_are_correlated() -> None:
@@ -204,7 +206,7 @@ def test_errors_are_relative_and_heights_count_where_they_are_correlated() -> No
     height = QUANTITIES.index("hmf2_km")
     np.testing.assert_allclose(both.error[:, height], 20.0 / np.sqrt(weight))
     assert both.rows(1).station.size == 2 * series.rows(1).station.size
-    lower = replace(SELDOM, error=ASSUMED["BRONZE"])
+    lower = replace(SELDOM, error=ASSUMED["SILVER"])
     assert np.isinf(
         series_of(lower, replace(known, kernel=kernel), latitude, longitude).error[:, height]
     ).all()
@@ -281,7 +283,7 @@ def test_predicted_gains_are_what_the_cycle_gives() -> None:
     benchmark, cases = small_cases()
     for kind, found in benchmark.summary(cases).items():
         assert found["ratio"] == pytest.approx(1.0, abs=0.1), kind
-    assert len({case.kind for case in cases}) == 5
+    assert len({case.kind for case in cases}) == 6
 
 
 @pytest.mark.slow
