@@ -102,12 +102,74 @@ pub struct HeldOut {
 pub(crate) struct Compression {
     /// A term of the family, and the station, of every node.
     pub nodes: Vec<(usize, usize)>,
+    /// Of every family, in the order of the nodes.
+    places: Vec<NodePlaces>,
     /// Per quantity, the nodes that say something about it.
     pub of_quantity: Vec<Vec<usize>>,
     /// Per quantity, the block of rows that may say something about it; none without such rows.
     pub block: Vec<Option<usize>>,
     /// Per quantity, `T_p` at the rows of its block: the others are zero.
     pub temporal: Vec<Matrix>,
+}
+
+/// The places of the nodes of one family, one after the other.
+struct NodePlaces {
+    term: usize,
+    /// In the metric of the term, by axis.
+    axes: [Vec<f64>; 4],
+    /// Where the places of each node end.
+    ends: Vec<usize>,
+}
+
+impl NodePlaces {
+    /// By the nodes of all families.
+    fn of(network: &Network, nodes: &[(usize, usize)]) -> Vec<Self> {
+        let mut families: Vec<Self> = Vec::new();
+        for &(term, station) in nodes {
+            if families.last().is_none_or(|family| family.term != term) {
+                families.push(Self {
+                    term,
+                    axes: Default::default(),
+                    ends: Vec::new(),
+                });
+            }
+            if let Some(family) = families.last_mut() {
+                for &place in network.places_of(station) {
+                    let coordinates = network.places(term)[place];
+                    for (axis, coordinate) in family.axes.iter_mut().zip(coordinates) {
+                        axis.push(coordinate);
+                    }
+                }
+                family.ends.push(family.axes[0].len());
+            }
+        }
+        families
+    }
+
+    /// Mean correlation of every node with a point.
+    fn fill(&self, network: &Network, latitude_deg: f64, longitude_deg: f64, column: &mut [f64]) {
+        let shape = network.terms()[self.term].shape();
+        let point = shape.embed(latitude_deg, longitude_deg);
+        let [x, y, z, w] = &self.axes;
+        let mut correlations: Vec<f64> = x
+            .iter()
+            .zip(y)
+            .zip(z)
+            .zip(w)
+            .map(|(((x, y), z), w)| {
+                (x - point[0]).powi(2)
+                    + (y - point[1]).powi(2)
+                    + (z - point[2]).powi(2)
+                    + (w - point[3]).powi(2)
+            })
+            .collect();
+        shape.spatial_correlations(&mut correlations);
+        let mut first = 0;
+        for (element, &end) in column.iter_mut().zip(&self.ends) {
+            *element = correlations[first..end].iter().sum::<f64>() / (end - first) as f64;
+            first = end;
+        }
+    }
 }
 
 /// Terms with the same `u_p`.
@@ -267,6 +329,7 @@ impl Compression {
             })
             .collect();
         Self {
+            places: NodePlaces::of(network, &nodes),
             nodes,
             of_quantity,
             block,
@@ -276,15 +339,16 @@ impl Compression {
 
     /// Spatial correlations of every node with a point.
     fn fill(&self, network: &Network, latitude_deg: f64, longitude_deg: f64, column: &mut [f64]) {
-        let mut embedded = None;
-        for (element, &(c, s)) in column.iter_mut().zip(&self.nodes) {
-            let shape = network.terms()[c].shape();
-            let place = match embedded {
-                Some((term, place)) if term == c => place,
-                _ => shape.embed(latitude_deg, longitude_deg),
-            };
-            embedded = Some((c, place));
-            *element = network.correlation_with(c, s, &place);
+        let mut first = 0;
+        for family in &self.places {
+            let end = first + family.ends.len();
+            family.fill(
+                network,
+                latitude_deg,
+                longitude_deg,
+                &mut column[first..end],
+            );
+            first = end;
         }
     }
 
