@@ -16,11 +16,11 @@ pub const LIGHT_KM_PER_MS: f64 = 299.792_458;
 const LEAST_HEIGHT_KM: f64 = 40.0;
 /// How close to a critical frequency a ceiling is sought: w up to this in f = fc (1 - exp(-w)).
 const CLOSEST: f64 = 14.0;
-const SCAN_STEPS: usize = 16;
-const GOLDEN_STEPS: usize = 18;
+const SCAN_STEPS: usize = 10;
+const PARABOLIC_STEPS: usize = 9;
 const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// Equivalent frequencies are solved to this share.
-const TOLERANCE: f64 = 1e-12;
+const TOLERANCE: f64 = 1e-9;
 const MAX_STEPS: usize = 80;
 
 /// One wave on one path: the mode, the field in the layer and half the ground distance.
@@ -30,6 +30,8 @@ pub struct Path {
     pub gyro: Gyro,
     /// Half the angle between the ends at the centre of the Earth, rad.
     half_angle: f64,
+    /// Virtual height with which the search for the equivalent frequency begins, km.
+    expected_km: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +71,17 @@ impl Path {
             mode,
             gyro,
             half_angle: 0.5 * distance_km / EARTH_RADIUS_KM,
+            expected_km: 250.0,
         }
+    }
+
+    /// The same path, its search begun at the virtual height of a delay.
+    pub fn expecting(mut self, delay_ms: f64) -> Self {
+        let side = 0.5 * delay_ms * LIGHT_KM_PER_MS;
+        let (across, up) = self.sides(0.0);
+        let height = (side * side - across * across).max(0.0).sqrt() - up;
+        self.expected_km = height.clamp(80.0, 800.0);
+        self
     }
 
     fn is_vertical(&self) -> bool {
@@ -159,32 +171,48 @@ impl Path {
                 .unwrap_or(f64::NEG_INFINITY)
         };
         let width = (CLOSEST - from).max(1e-9) / SCAN_STEPS as f64;
-        let mut best = (f64::NEG_INFINITY, from);
-        for step in 0..=SCAN_STEPS {
+        let scanned = |step: usize| {
             let w = from + width * step as f64;
-            let value = at(w);
-            if value > best.0 {
-                best = (value, w);
-            }
-        }
-        let (mut low, mut high) = ((best.1 - width).max(from), best.1 + width);
-        let mut left = high - GOLDEN * (high - low);
-        let mut right = low + GOLDEN * (high - low);
-        let (mut at_left, mut at_right) = (at(left), at(right));
-        for _ in 0..GOLDEN_STEPS {
-            if at_left > at_right {
-                (high, right, at_right) = (right, left, at_left);
-                left = high - GOLDEN * (high - low);
-                at_left = at(left);
+            (at(w), w)
+        };
+        let mut points = [(f64::NEG_INFINITY, from); 3];
+        let mut before = (f64::NEG_INFINITY, from);
+        let mut here = scanned(0);
+        for step in 1..=SCAN_STEPS + 1 {
+            let after = if step > SCAN_STEPS {
+                (f64::NEG_INFINITY, here.1 + width)
             } else {
-                (low, left, at_left) = (left, right, at_right);
-                right = low + GOLDEN * (high - low);
-                at_right = at(right);
+                scanned(step)
+            };
+            if here.0 > points[1].0 {
+                points = [before, here, after];
             }
-            best = [best, (at_left, left), (at_right, right)]
-                .into_iter()
-                .fold(best, |a, b| if b.0 > a.0 { b } else { a });
+            (before, here) = (here, after);
         }
+        // Steps to the top of the parabola through three points about the largest, by golden section where it is none.
+        for _ in 0..PARABOLIC_STEPS {
+            let [left, middle, right] = points;
+            let (a, b) = (middle.1 - left.1, right.1 - middle.1);
+            let (down, up) = (middle.0 - left.0, right.0 - middle.0);
+            let offset = 0.5 * (down * b * b + up * a * a) / (down * b - up * a);
+            let is_inside = offset.is_finite() && offset > -0.9 * a && offset < 0.9 * b;
+            let offset = if is_inside && offset.abs() > 1e-3 * (a + b) {
+                offset
+            } else if b > a {
+                (1.0 - GOLDEN) * b * if is_inside { 0.1 } else { 1.0 }
+            } else {
+                -(1.0 - GOLDEN) * a * if is_inside { 0.1 } else { 1.0 }
+            };
+            let w = middle.1 + offset;
+            let found = (at(w), w);
+            points = match (found.0 > middle.0, offset > 0.0) {
+                (true, true) => [middle, found, right],
+                (true, false) => [left, found, middle],
+                (false, true) => [left, middle, found],
+                (false, false) => [found, middle, right],
+            };
+        }
+        let best = points[1];
         // Towards the critical frequency itself heights grow without bound and the wave turns vertical.
         if best.0 > high_mhz {
             (best.0, equivalent(best.1))
@@ -253,7 +281,7 @@ impl Path {
         None
     }
 
-    /// Newton's steps on `f_v - f cos(phi)` inside a bracket.
+    /// Steps of the secant on `f_v - f cos(phi)` inside a bracket, the first one of the fixed point.
     fn solve<P: Plasma>(
         &self,
         plasma: &P,
@@ -261,9 +289,11 @@ impl Path {
         mut low: f64,
         mut high: f64,
     ) -> Option<f64> {
-        let mut at = high.min((frequency_mhz * self.cosine(250.0).0).max(0.5 * (low + high)));
+        let mut at = high
+            .min((frequency_mhz * self.cosine(self.expected_km).0).max(low + 0.2 * (high - low)));
+        let mut before: Option<(f64, f64)> = None;
         for _ in 0..MAX_STEPS {
-            let Some(found) = virtual_height(plasma, &self.gyro, self.mode, at) else {
+            let Some(height) = virtual_height_km(plasma, &self.gyro, self.mode, at) else {
                 // Below what the layer reflects at all.
                 low = at;
                 at = 0.5 * (low + high);
@@ -272,14 +302,17 @@ impl Path {
                 }
                 continue;
             };
-            let (cosine, by_height) = self.cosine(found.km);
-            let miss = at - frequency_mhz * cosine;
+            let miss = at - frequency_mhz * self.cosine(height).0;
             if miss > 0.0 {
                 high = at;
             } else {
                 low = at;
             }
-            let slope = 1.0 - frequency_mhz * by_height * found.by_frequency;
+            let slope = match before {
+                Some((place, value)) if place != at => (miss - value) / (at - place),
+                _ => 1.0,
+            };
+            before = Some((at, miss));
             let mut next = at - miss / slope;
             if !(next > low && next < high) {
                 next = 0.5 * (low + high);

@@ -6,7 +6,7 @@
 
 use crate::dual::{Dual, Real};
 use crate::profile::{Bottomside, DENSITY_PER_MHZ2, E_BOTTOM_KM, HME_KM, Profile};
-use crate::virtual_height::{Knot, Local, N_PARAMETERS, Plasma};
+use crate::virtual_height::{FixedNodes, Knot, Local, N_PARAMETERS, Plasma};
 
 /// Coefficients of a cell: degree 7.
 const N_TERMS: usize = 8;
@@ -58,6 +58,7 @@ pub struct PlasmaTable {
     per_step: f64,
     hmf2_km: f64,
     e_peak_mhz2: f64,
+    fixed: Vec<FixedNodes>,
 }
 
 type Parameters = Dual<N_PARAMETERS>;
@@ -177,7 +178,7 @@ impl PlasmaTable {
                 at as u16
             })
             .collect();
-        PlasmaTable {
+        let mut table = PlasmaTable {
             knots,
             first_cell,
             cells,
@@ -185,7 +186,19 @@ impl PlasmaTable {
             per_step,
             hmf2_km: profile.hmf2_km,
             e_peak_mhz2,
-        }
+            fixed: Vec::new(),
+        };
+        // The piece that ends at the F2 peak is never passed.
+        table.fixed = (0..table.knots.len() - 2)
+            .map(|piece| {
+                let (low, high) = (
+                    table.knots[piece].height_km,
+                    table.knots[piece + 1].height_km,
+                );
+                FixedNodes::new(low, high, piece == 0, |height| table.local(piece, height))
+            })
+            .collect();
+        table
     }
 
     fn cell(&self, height_km: f64) -> &Cell {
@@ -248,6 +261,10 @@ impl Plasma for PlasmaTable {
             .find(|cell| cell.at(self.hmf2_km, cell.high_km).0 >= level_mhz2)
             .unwrap_or(&cells[cells.len() - 1]);
         cell.height_of_km(self.hmf2_km, level_mhz2)
+    }
+
+    fn fixed(&self, piece: usize) -> Option<&FixedNodes> {
+        self.fixed.get(piece)
     }
 
     fn peak_by_parameter(&self, knot: usize) -> [f64; N_PARAMETERS] {
