@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rust_core
+from tasks.great_circle import unit_vectors
 from tasks.kernel_config import QUANTITIES, Adaptation
-from tasks.superobservations import Nodes, unit_vectors
+from tasks.superobservations import Nodes
 from tasks.window import EARTH_RADIUS_KM
 
 Array = NDArray[np.float64]

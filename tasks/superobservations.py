@@ -20,6 +20,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from tasks.great_circle import unit_vectors
 from tasks.kernel_config import KernelConfig, Term
 from tasks.row_errors import NO_PAIRS, ErrorPairs
 from tasks.window import EARTH_RADIUS_KM, Stations
@@ -127,12 +128,6 @@ def _footprint(of_station: Numbers) -> Numbers:
     is_picked = (step <= 1.0) | (np.floor(position / step) != np.floor((position - 1) / step))
     picked: Numbers = order[is_picked].astype(np.int64)
     return picked
-
-
-def unit_vectors(latitude_deg: Array, longitude_deg: Array) -> Array:
-    """Places (n,) as points of the unit sphere, shape (n, 3)."""
-    phi, lam = np.radians(latitude_deg), np.radians(longitude_deg)
-    return np.column_stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
 
 
 def _fibonacci(n: int) -> Array:

@@ -17,9 +17,9 @@ from tasks.adaptation import SpreadFactor, mean_of_capped, nearness, spread_fact
 from tasks.background import Background
 from tasks.cycle import Cycle, run_cycle
 from tasks.estimate import Estimate, estimate
+from tasks.great_circle import unit_vectors
 from tasks.grid import Grid
 from tasks.kernel_config import QUANTITIES, Adaptation, KernelConfig, load_kernel_config
-from tasks.superobservations import unit_vectors
 from tests.reference.problems import LOOSE_TERMS, TERMS, Array, Problem, Q, Term, covariance, problem
 
 NOON = datetime(2022, 10, 24, 12, 0, tzinfo=UTC)
