@@ -39,8 +39,9 @@ MODE_PENALTY = {ORDINARY: 12.0, UNKNOWN: 1.0}
 wave somewhat more often than not, a reported one almost always. Who reports the extraordinary wave has seen it apart."""
 CEILING_WIDTH = 0.01
 """Softness of a ceiling as a share of the frequency: of the profile within a window."""
-EXCESS = (5.0, 7.0)
-"""Mean and sd, in these widths, of a ceiling over the highest echo that says something of it: channels lie that far apart."""
+EXCESS = (15.0, 20.0)
+"""Mean and sd, in these widths, of a ceiling over the highest echo that says something of it: the channels of amateurs lie 40 %
+apart, and many sounders are wrong by it in the same way."""
 OUTLIER_SD = 4.0
 """A residual beyond it is reported as one."""
 MAX_ITERATIONS = 25
