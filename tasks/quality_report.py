@@ -154,14 +154,14 @@ def summarize(day: Day) -> pd.DataFrame:
     frame["median_latency_s"] = by_sounder.median().reindex(frame.index)
     worth = day.network.drop_duplicates("sounder_id").set_index("sounder_id")
     for name in WORTH:
-        frame[name] = worth[name].reindex(frame.index) if name in worth else np.nan
+        frame[name] = worth[name].reindex(frame.index)
     order = frame["tier"].map({tier: number for number, tier in enumerate(TIERS)})
     return (
         frame.assign(_order=order).sort_values(["_order", "delay_sd_ms"]).drop(columns="_order").reset_index()
     )
 
 
-WORTH = ("information_gain_nats", "variance_bought_mhz2", "share", "advice")
+WORTH = ("information_gain_nats", "variance_bought_mhz2", "variance_bought_share", "advice")
 """Columns of the dataset `network` that the report shows."""
 
 

@@ -122,7 +122,30 @@ def settings(tmp_path: Path) -> Settings:
         for name in NAMES
     )
     lake.publish("echoes", echoes, "echoes-20260320T1200Z", settings=settings)
+    worth = filled(
+        "network",
+        rows(
+            "network",
+            2,
+            valid_time=pd.Timestamp(START + timedelta(hours=23.75)),
+            sounder_id=["GOOD", "BIASED"],
+            information_gain_nats=[3.0, 1.0],
+            variance_bought_mhz2=[0.05, 0.01],
+            variance_bought_share=[0.8, 0.2],
+            advice=["Keep it up.", "Look at the cable."],
+        ),
+    )
+    lake.publish("network", worth, "network-20260320T2345Z", settings=settings)
     return settings
+
+
+def filled(of: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with something in the columns that may not be null and are not what the test is about."""
+    for field in arrow_schema(of):
+        if not field.nullable and frame[field.name].isna().any():
+            kind = str(field.type)
+            frame[field.name] = False if kind == "bool" else "x" if kind == "string" else 0
+    return frame
 
 
 @pytest.fixture
@@ -141,6 +164,8 @@ def test_the_summary_says_what_happened(day: Day) -> None:
     assert summary["is_delay_biased"].tolist() == [False, True, False]
     assert summary.loc["BIASED", "least_latency_s"] == -7.0
     assert summary["n_dropouts"].tolist() == [0, 0, 1]
+    assert summary["variance_bought_share"].tolist()[:2] == [0.8, 0.2]
+    assert pd.isna(summary.loc["NEW", "advice"])
     assert summary.loc["NEW", "dropout_h"] == pytest.approx(12.0, abs=0.1)
 
 
@@ -169,6 +194,7 @@ def test_pages_are_whole_alone_and_the_same_again(settings: Settings, day: Day) 
     biased = first["BIASED.html"].decode()
     assert "clock is at least 7 s ahead" in biased
     assert "off by +1 " in biased
+    assert "Look at the cable." in biased
     assert pq.read_table(folder / "sounders.parquet").num_rows == 3
 
 
@@ -181,11 +207,7 @@ def test_refused_rows_are_counted_by_reason(settings: Settings) -> None:
         received_at=pd.Timestamp(START + timedelta(hours=1)),
         reasons=json.dumps(["frequency_mhz_range: 99 is outside 0.1..60"]),
     )
-    schema = arrow_schema("quarantine")
-    for field in schema:
-        if not field.nullable and refused[field.name].isna().any():
-            refused[field.name] = 0 if "int" in str(field.type) else "x"
-    lake.publish("quarantine", refused, "q", settings=settings)
+    lake.publish("quarantine", filled("quarantine", refused), "q", settings=settings)
     summary = summarize(gather(settings, DAY)).set_index("sounder_id")
     assert summary["n_refused"].to_dict() == {"GOOD": 0, "BIASED": 0, "NEW": 2}
 
