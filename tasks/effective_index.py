@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tasks.background import SolarLevels, f107_to_ig12
 from tasks.kernel_config import KernelConfig
+from tasks.row_errors import ERROR_OF, error_of
 from tasks.window import hour_of, repeated
 
 if TYPE_CHECKING:
@@ -116,12 +117,13 @@ class IndexChooser:
         is_usable = (
             (value >= limits.minimum) & (value <= limits.maximum) & (levels.fof2_mhz > floor).all(axis=0)
         )
-        # How near an observation with an error of its own comes to one that only the weather is between.
+        # How near an observation with an error of its own comes to one with that of its class, by what it has more.
         trust = np.ones(value.size)
-        own_error = window.get("fof2_mhz_error")
-        if own_error is not None:
-            share = own_error.to_numpy(dtype=np.float64) / np.where(is_usable, value, 1.0) / WEATHER_SCALE
-            trust = 1.0 / (1.0 + np.nan_to_num(share) ** 2)
+        if ERROR_OF["fof2_mhz"] in window:
+            confidence = window["confidence_score"].to_numpy(dtype=np.float64)
+            usual = limits.obs_error.of(confidence, kernel.confidence)
+            excess = np.maximum(error_of(window, "fof2_mhz", kernel) ** 2 - usual**2, 0.0)
+            trust = 1.0 / (1.0 + excess / (np.where(is_usable, value, 1.0) * WEATHER_SCALE) ** 2)
             is_usable &= trust > LEAST_TRUST
         usable = np.flatnonzero(is_usable)
         # A slow quantity needs no fast sampling: one observation per station and interval of the clock.

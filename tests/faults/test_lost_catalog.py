@@ -64,7 +64,7 @@ def store_some_cycle(settings: Settings) -> None:
         "effective_index": 55.5,
     }
     cycle: Any = SimpleNamespace(metadata=metadata)
-    for part in ("analysis", "forecast", "feedback", "verification"):
+    for part in ("analysis", "forecast", "feedback", "verification", "sounders", "echoes", "network"):
         setattr(cycle, part, None)
     import pyarrow as pa
 
