@@ -13,6 +13,7 @@ from typing import Any
 
 from services import gateway, http_limits, tcp
 from tasks.landing.mqtt import BrokerUnavailable, drain
+from tasks.landing.spool import make_durable_directory
 from tasks.settings import Settings
 from tests.faults.ledger import land_everything
 
@@ -36,6 +37,8 @@ def drain_for_ever(settings: Settings) -> None:
 
 def serve(settings: Settings, fault: str | None, seed: float) -> None:
     """The gateway."""
+    # One whose disk fails as it starts does not start; here it is to run.
+    make_durable_directory(settings.spool_root / "http")
     if fault is not None:
         FAULTS[fault](random.Random(seed))
     gateway._allow_connections(settings.max_connections)
