@@ -138,9 +138,7 @@ def send(
         raise SimulateError(f"{to} cannot be reached: {error}") from error
     say(f"{to}: {n_sent} of {len(items)} measurements accepted")
     if n_sent < len(items):
-        raise SimulateError(
-            f"{to} refused {len(items) - n_sent} measurements; the first reason is printed above"
-        )
+        raise SimulateError(f"{to} refused {len(items) - n_sent} measurements; the reasons are printed above")
 
 
 def _batches(items: list[Item], pace: float | None) -> Iterator[tuple[float, str, list[Item]]]:
@@ -229,7 +227,7 @@ def _by_http(
     out: Path,
     say: Callable[[str], None],
 ) -> int:
-    n_sent, is_told = 0, False
+    n_sent = 0
     with httpx.Client(timeout=TIMEOUT_S) as client:
         credentials = _register(client, sounders, to, out)
         for sounder_id, own in _paced(batches, say):
@@ -240,12 +238,7 @@ def _by_http(
             )
             if answer.status_code not in (200, 202):
                 raise SimulateError(f"{to} refuses: {_problem(answer)}")
-            receipts = answer.json()["receipts"]
-            refused = [receipt for receipt in receipts if receipt["status"] == "rejected"]
-            n_sent += len(receipts) - len(refused)
-            if refused and not is_told:
-                say(f"refused: {refused[0]}")
-                is_told = True
+            n_sent += _n_accepted(answer.json()["receipts"], say)
     return n_sent
 
 
@@ -257,7 +250,7 @@ def _by_tcp(
     say: Callable[[str], None],
 ) -> int:
     address = urlsplit(to)
-    n_sent, is_told = 0, False
+    n_sent = 0
     credentials = _credentials(out)
     present: str | None = None
     with (
@@ -271,12 +264,16 @@ def _by_tcp(
                 )
             present = sounder_id
             answer = _answer(connection, lines, [{"dataset": "measurements", **item} for item in own], to)
-            refused = [receipt for receipt in answer["receipts"] if receipt["status"] == "rejected"]
-            n_sent += len(answer["receipts"]) - len(refused)
-            if refused and not is_told:
-                say(f"refused: {refused[0]}")
-                is_told = True
+            n_sent += _n_accepted(answer["receipts"], say)
     return n_sent
+
+
+def _n_accepted(receipts: list[dict[str, Any]], say: Callable[[str], None]) -> int:
+    """Items of a message that were taken; says the first that was not."""
+    refused = [receipt for receipt in receipts if receipt["status"] == "rejected"]
+    if refused:
+        say(f"refused: {refused[0]}")
+    return len(receipts) - len(refused)
 
 
 def _answer(connection: socket.socket, lines: BinaryIO, message: Any, to: str) -> dict[str, Any]:

@@ -27,13 +27,19 @@ from tasks.cycle import run_cycle
 from tasks.kernel_config import load_kernel_config
 from tasks.lake import to_frame
 from tasks.prediction import Z_75, Z_95
-from tasks.simulated_sounders import DEFAULT_NETWORK, DEFAULT_REGION, SimulatedSounder, draw_network, listen
+from tasks.simulated_sounders import (
+    DEFAULT_NETWORK,
+    DEFAULT_REGION,
+    SimulatedSounder,
+    as_rows,
+    draw_network,
+    listen,
+)
 from tasks.simulated_truth import SimulatedTruth, Storm
 from tasks.soundings import Heard
 
 START = datetime(2026, 3, 20, tzinfo=UTC)
 STORM_ONSET_H = 10.0
-LATENCY = pd.Timedelta(seconds=5)
 LATE = timedelta(minutes=3)
 """After the valid time the cycle runs, as deployed."""
 
@@ -56,16 +62,6 @@ class Places:
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Latitude and longitude of the places."""
         return self._latitude.copy(), self._longitude.copy()
-
-
-def as_rows(items: list[dict[str, Any]]) -> pd.DataFrame:
-    """Items as curation leaves them in the lake."""
-    frame = pd.DataFrame(items).reindex(columns=arrow_schema("measurements").names)
-    frame["observed_at"] = pd.to_datetime(frame["observed_at"], utc=True, format="ISO8601").dt.as_unit("us")
-    frame["received_at"] = frame["available_at"] = frame["observed_at"] + LATENCY
-    frame["observation_id"] = [f"m{number}" for number in range(len(frame))]
-    frame["revision"], frame["elevation_deg"] = 0.0, np.nan
-    return frame
 
 
 def run_seed(

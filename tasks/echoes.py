@@ -34,6 +34,7 @@ HEARD = (USABLE, "no_delay", "faster_than_light", "delay_too_long")
 
 LOWEST_MIRROR_KM = 60.0
 """Nothing is reflected below."""
+CELLS_PER_DEG = 10.0
 SAME_PATH_KM = 10.0
 """Midpoints nearer than this are one path: a sounder on the move is taken where it is from window to window."""
 
@@ -102,7 +103,10 @@ def _outcomes(rows: pd.DataFrame, config: SounderConfig) -> NDArray[np.object_]:
 
 
 def _is_elsewhere(rows: pd.DataFrame, is_heard: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Rows of a sounder's window that are not of the path that most of its rows there have; the earliest of two alike."""
+    """Rows of a sounder's window that are not of the path that most of its rows there have; the earliest of two alike.
+
+    Most is by cells of a tenth of a degree: a sounder that reports from everywhere costs no more than one at rest.
+    """
     is_elsewhere = np.zeros(len(rows), dtype=np.bool_)
     latitude, longitude = (
         rows[name].to_numpy(dtype=np.float64) for name in ("latitude_deg", "longitude_deg")
@@ -113,9 +117,9 @@ def _is_elsewhere(rows: pd.DataFrame, is_heard: NDArray[np.bool_]) -> NDArray[np
         own = positions[members]
         if np.ptp(latitude[own]) == 0.0 and np.ptp(longitude[own]) == 0.0:
             continue
-        apart = distance_km(
-            latitude[own][:, None], longitude[own][:, None], latitude[own][None, :], longitude[own][None, :]
-        )
-        near = apart < SAME_PATH_KM
-        is_elsewhere[own] = ~near[int(np.argmax(near.sum(axis=1)))]
+        cells = np.round(np.stack([latitude[own], longitude[own]], axis=1) * CELLS_PER_DEG)
+        _, first, counts = np.unique(cells, axis=0, return_index=True, return_counts=True)
+        usual = own[first[counts == counts.max()].min()]
+        apart = distance_km(latitude[own], longitude[own], latitude[usual], longitude[usual])
+        is_elsewhere[own] = apart >= SAME_PATH_KM
     return is_elsewhere

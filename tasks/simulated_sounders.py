@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tasks.contracts import arrow_schema
 from tasks.great_circle import distance_km, midpoint
 from tasks.group_delay import ceilings_mhz, delays_ms
 from tasks.link_budget import LIGHT_KM_PER_MS, absorption_db, noise_dbm, received_dbm
@@ -36,6 +37,7 @@ AMATEUR_CHANNELS_MHZ = (1.85, 3.6, 5.36, 7.1, 10.12)
 SWEEP_MHZ = (1.6, 12.0, 0.1)
 """Lowest and highest frequency and step of a sounder that sweeps."""
 LEAST_SNR_DB = 0.0
+LATENCY = pd.Timedelta(seconds=5)
 SECOND_HOP, WRONG_FACTOR = 2.0, (0.4, 2.5)
 BIASED_SHARE = 0.1
 """Of the sounders: cable, filter or clock delay not calibrated, beyond their own noise."""
@@ -296,6 +298,18 @@ def _choose_channel(ceiling_mhz: Array, kind: Kind, random: np.random.Generator)
     n_below = np.searchsorted(channels, ceiling_mhz)
     chosen = np.minimum((random.random(ceiling_mhz.size) * n_below).astype(int), channels.size - 1)
     return np.where(n_below > 0, channels[chosen], np.nan)
+
+
+def as_rows(items: list[dict[str, Any]]) -> pd.DataFrame:
+    """Items as rows of the dataset `measurements`, as curation leaves them in the lake, available 5 seconds after they were made."""
+    frame = pd.DataFrame(items).reindex(columns=arrow_schema("measurements").names)
+    frame["observed_at"] = pd.to_datetime(frame["observed_at"], utc=True, format="ISO8601").dt.as_unit("us")
+    frame["received_at"] = frame["available_at"] = frame["observed_at"] + LATENCY
+    frame["observation_id"] = [f"m{number}" for number in range(len(frame))]
+    frame["revision"] = 0.0
+    for name in ("elevation_deg", "group_delay_ms", "snr_db", "signal_strength_dbm"):
+        frame[name] = pd.to_numeric(frame[name])
+    return frame
 
 
 def truth_table(truth: SimulatedTruth, times: pd.DatetimeIndex, places: pd.DataFrame) -> pd.DataFrame:

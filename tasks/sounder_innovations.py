@@ -32,6 +32,7 @@ GOOD = ("used", "ceiling_only", "not_chosen", "no_delay")
 BAD = ("outlier", "above_ceiling", "faster_than_light", "delay_too_long")
 EXPECTED_BY = ("delay_by_fof2_ms", "delay_by_hmf2_ms", "delay_by_b0_ms")
 """What one sd of each part of what is expected makes of a delay."""
+POSSIBLE_HMF2_KM = (150.0, 700.0)
 LOWEST_MIRROR_KM = 80.0
 
 
@@ -123,7 +124,8 @@ def _without(
             sd[row, own] = np.sqrt(wider) * narrow
     peaks = Peaks(
         fof2_mhz=state.fof2_mhz * np.exp(increment[0]),
-        hmf2_km=state.hmf2_km + increment[1],
+        # What no layer is must not end the cycle: the delays of such a place are off by much anyway.
+        hmf2_km=np.clip(state.hmf2_km + increment[1], *POSSIBLE_HMF2_KM),
         m3000f2=state.m3000f2,
         b0_km=state.b0_km * np.exp(increment[2]),
         b1=state.b1,

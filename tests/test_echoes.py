@@ -97,6 +97,23 @@ def test_one_id_from_two_places_at_once_keeps_the_path_with_most_rows() -> None:
     assert list(rows["window"]) == [rows["window"][0], *[rows["window"][0] + 1] * 3]
 
 
+def test_a_sounder_that_reports_from_everywhere_keeps_one_path() -> None:
+    random = np.random.default_rng(1)
+    n = 5_000
+    at = NOW - pd.Timedelta(minutes=1)
+    item = measurement(1.0)
+    rows = pd.DataFrame([item]).loc[[0] * n].reset_index(drop=True)
+    place = random.uniform(30.0, 60.0, n)
+    rows = rows.assign(
+        observation_id=[str(k) for k in range(n)], tx_latitude_deg=place, rx_latitude_deg=place
+    )
+    prepared_rows = prepare(rows, valid_at=NOW, available_at=NOW, lookback_h=1.0, config=CONFIG)
+    kept = prepared_rows[prepared_rows["outcome"] == "usable"]
+    assert (prepared_rows["observed_at"] == at).all()
+    assert 1 <= len(kept) < n / 50
+    assert np.ptp(kept["latitude_deg"]) < 0.2
+
+
 def test_the_window_ends_with_the_minute_of_the_cycle() -> None:
     rows = prepared(measurement(0.0, available_at=NOW), measurement(14.99), measurement(15.0))
     windows = rows.set_index("observed_at")["window"]

@@ -17,7 +17,7 @@ from tasks.grid import Grid
 from tasks.kernel_config import load_kernel_config
 from tasks.lake import to_frame
 from tasks.row_errors import ERROR_OF, has_possible_errors
-from tasks.simulated_sounders import SimulatedSounder, draw_network, listen
+from tasks.simulated_sounders import SimulatedSounder, as_rows, draw_network, listen
 from tasks.simulated_truth import SimulatedTruth
 from tasks.soundings import Heard, sound
 
@@ -27,18 +27,6 @@ NONE = to_frame(arrow_schema("ionograms").empty_table())
 NO_RECORD = to_frame(arrow_schema("sounders").empty_table())
 BOX = Grid.box(47.0, 10.0, 50.0, 13.0, 1.0)
 """About the best sounder."""
-
-
-def as_rows(items: list[dict[str, Any]]) -> pd.DataFrame:
-    """Items as curation leaves them in the lake."""
-    frame = pd.DataFrame(items).reindex(columns=arrow_schema("measurements").names)
-    frame["observed_at"] = pd.to_datetime(frame["observed_at"], utc=True, format="ISO8601").dt.as_unit("us")
-    frame["received_at"] = frame["available_at"] = frame["observed_at"] + pd.Timedelta(seconds=5)
-    frame["observation_id"] = [f"m{number}" for number in range(len(frame))]
-    frame["revision"] = 0.0
-    for name in ("elevation_deg", "group_delay_ms", "snr_db", "signal_strength_dbm"):
-        frame[name] = pd.to_numeric(frame[name])
-    return frame
 
 
 @pytest.fixture(scope="module")
