@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from services.processes import is_running
+from tasks.process_identity import is_running
 from tasks.settings import Settings, SettingsError
 
 STATE_FILE = Path("run/system.json")

@@ -16,8 +16,9 @@ import httpx
 
 from autonvis.environment import STATE_FILE, prefect_environment
 from services.broker import start_broker, stop_broker
-from services.processes import free_port, is_free, is_running, started_s, stop_process
+from services.processes import free_port, is_free, stop_process
 from tasks.landing.mqtt import create_session
+from tasks.process_identity import is_running, started_s
 from tasks.settings import Settings
 
 WORK_POOL = "autonvis"

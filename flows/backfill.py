@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.watch import WATCHED
 from tasks import cycles
 from tasks.artifacts import skill_markdown
 from tasks.settings import load_settings
@@ -27,7 +28,7 @@ def name_run() -> str:
     return f"backfill-{parameters['start']}-{parameters['end']}"
 
 
-@flow(name="backfill", flow_run_name=name_run)
+@flow(name="backfill", flow_run_name=name_run, **WATCHED)
 def backfill(
     start: datetime,
     end: datetime,

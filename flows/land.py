@@ -11,12 +11,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.watch import WATCHED
 from tasks.artifacts import landing_markdown
 from tasks.curation import curate_batches, groups, pending_batches
-from tasks.landing.mqtt import drain
-from tasks.landing.pull import pull_source
+from tasks.landing.mqtt import DrainResult, drain
+from tasks.landing.pull import PullResult, pull_source
 from tasks.landing.retention import expire_landing
 from tasks.landing.spool import collect
+from tasks.metrics.runs import measure_landing
 from tasks.settings import Settings, SettingsError, load_settings
 
 BATCHES_PER_RUN = 100
@@ -51,6 +53,7 @@ curate = task(
     timeout_seconds=600,
     cache_policy=NO_CACHE,
 )(curate_batches)
+measure = task(name="measure-landing", cache_policy=NO_CACHE)(measure_landing)
 expire = task(name="expire-landing", timeout_seconds=600, cache_policy=NO_CACHE)(expire_landing)
 
 
@@ -66,7 +69,16 @@ def curate_in_groups(batches: list[Path], settings: Settings) -> list[State[Any]
     return states
 
 
-@flow(name="land", flow_run_name="land", timeout_seconds=1_800)
+def n_landed(arrivals: list[State[Any]]) -> dict[str, int]:
+    """Observations that this run fetched itself, by door: a message is one, a pulled answer has many."""
+    fetched = [state.result() for state in arrivals if state.is_completed()]
+    return {
+        "mqtt": sum(one.n_messages for one in fetched if isinstance(one, DrainResult)),
+        "pull": sum(one.n_items for one in fetched if isinstance(one, PullResult)),
+    }
+
+
+@flow(name="land", flow_run_name="land", timeout_seconds=1_800, **WATCHED)
 def land() -> State:
     """Drain MQTT, pull the sources, collect what the gateway spooled, validate and publish each batch, expire the old.
 
@@ -92,6 +104,7 @@ def land() -> State:
     expired: State[Any] = expire(settings, return_state=True)
 
     results = [result for state in curated if state.is_completed() for result in state.result()]
+    measure(settings, results, n_landed(arrivals), max(0, len(pending) - BATCHES_PER_RUN))
     create_markdown_artifact(landing_markdown(results), key="landing", description="What this run landed")
     failed = [f"{state.message}" for state in [*arrivals, *curated, expired] if not state.is_completed()]
     failed += [result.fault for result in results if result.fault is not None]

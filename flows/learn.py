@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.watch import WATCHED
 from tasks import learning
 from tasks.artifacts import learning_markdown
 from tasks.kernel_config import load_kernel_config
@@ -25,7 +26,7 @@ def name_run() -> str:
     return f"learn-{flow_run.parameters['out']}"
 
 
-@flow(name="learn", flow_run_name=name_run)
+@flow(name="learn", flow_run_name=name_run, **WATCHED)
 def learn(
     data: list[Path],
     out: Path,

@@ -9,8 +9,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.watch import WATCHED
 from tasks import cycles
 from tasks.artifacts import cycle_markdown, map_markdown, network_markdown, skill_markdown
+from tasks.metrics.runs import measure_cycle
 from tasks.products import publish_products
 from tasks.revisions import known_at
 from tasks.settings import load_settings
@@ -21,6 +23,7 @@ read_heard = task(name="read-measurements", retries=1, cache_policy=NO_CACHE)(cy
 assimilate = task(name="assimilate", timeout_seconds=120, cache_policy=NO_CACHE)(cycles.assimilate)
 check_cycles = task(name="check-cycle", cache_policy=NO_CACHE)(cycles.check_cycles)
 store_cycle = task(name="store-cycle", retries=1, cache_policy=NO_CACHE)(cycles.store_cycle)
+measure = task(name="measure-cycle", cache_policy=NO_CACHE)(measure_cycle)
 publish = task(name="publish-products", cache_policy=NO_CACHE)(publish_products)
 
 
@@ -29,7 +32,7 @@ def name_run() -> str:
     return f"nowcast-{flow_run.parameters.get('valid_time') or 'latest'}"
 
 
-@flow(name="nowcast", flow_run_name=name_run, timeout_seconds=600)
+@flow(name="nowcast", flow_run_name=name_run, timeout_seconds=600, **WATCHED)
 def nowcast(
     valid_time: datetime | None = None,
     available_until: datetime | None = None,
@@ -55,6 +58,7 @@ def nowcast(
     store_cycle(settings, plan, cycle)
     folder = publish(settings, cycle, known_at(observations, plan.available_until))
     skill = skill_table(read_verification(settings, until=plan.valid_time))
+    measure(settings, cycle, skill)
     create_markdown_artifact(cycle_markdown(cycle.metadata), key="cycle", description=cycles.summarize(cycle))
     create_markdown_artifact(
         skill_markdown(skill), key="skill", description="Skill at held-out stations, last 30 days"

@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows.watch import WATCHED
 from tasks import quality_pages, quality_report
 from tasks.artifacts import sounder_table, tiers_markdown
 from tasks.cycles import kernel_config
@@ -23,7 +24,7 @@ def name_run() -> str:
     return f"report-{flow_run.parameters.get('day') or 'yesterday'}"
 
 
-@flow(name="report", flow_run_name=name_run, timeout_seconds=1800)
+@flow(name="report", flow_run_name=name_run, timeout_seconds=1800, **WATCHED)
 def report(day: date | None = None) -> str:
     """Report on every sounder: tier and why, errors, bias, dropouts, clock, rejected rows, worth; a page for each owner.
 

@@ -33,9 +33,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from services.processes import free_port, is_free, is_running, kill_all, started_s, stop_process
+from services.processes import free_port, is_free, kill_all, stop_process
 from tasks.landing.mqtt import BATCH_MESSAGES, MESSAGE_BYTES, BrokerUnavailable, ping
 from tasks.mosquitto_hash import mosquitto_hash
+from tasks.process_identity import is_running, started_s
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ class Broker:
     consumer_url: str
     stations: str
     gateway: str | None
+    metrics_url: str | None = None
+    """Where it says how much waits in its queues; None for those that do not say."""
 
     @property
     def is_durable(self) -> bool:
@@ -207,6 +210,7 @@ class _Launch:
     environment: dict[str, str]
     program: str
     """Beginning of the name of the process that is the broker itself."""
+    metrics_url: str | None = None
 
 
 def _start(
@@ -257,7 +261,7 @@ def _start(
     except BaseException:
         _kill_tree(process)
         raise
-    broker = Broker(url, kind, pid, started_s(pid), home, consumer_url, stations, gateway)
+    broker = Broker(url, kind, pid, started_s(pid), home, consumer_url, stations, gateway, launch.metrics_url)
     _children[pid] = process
     state = {name: value for name, value in vars(broker).items() if name != "home"}
     write_private(_state_path(home), json.dumps(state, indent=1))
@@ -266,10 +270,11 @@ def _start(
 
 def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
     script = _rabbitmq_script()
-    amqp_port, distribution_port = free_port(), free_port()
+    amqp_port, distribution_port, metrics_port = free_port(), free_port(), free_port()
     values = {
         **parameters,
         "amqp_port": amqp_port,
+        "metrics_port": metrics_port,
         "directory": directory,
         "operator_hash": _rabbitmq_hash(parameters["password"]),
         "consumer_hash": _rabbitmq_hash(parameters["consumer_password"]),
@@ -298,7 +303,7 @@ def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_FLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }
-    return _Launch([str(script)], environment, "beam")
+    return _Launch([str(script)], environment, "beam", f"http://127.0.0.1:{metrics_port}/metrics")
 
 
 def _rabbitmq_hash(password: str) -> str:

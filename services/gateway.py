@@ -6,6 +6,7 @@
     GET  /health                   200 only while the spool can be written
     GET  /schema                   the JSON Schema of one item, per dataset
     GET  /openapi.json             all of this, in full
+    GET  /metrics                  for Prometheus: this process and the whole system (`tasks/metrics/`)
     POST /broker/…                 what a broker asks about its clients (`services/broker_auth.py`)
 
 Bodies may be gzipped. With `?dry_run=true` items are judged and not stored. A
@@ -38,12 +39,14 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.broker_auth import BrokerAuth
 from services.http_limits import LimitedProtocol
+from services.metrics import TimedAnswers, metrics_route
 from services.mosquitto_users import keep_in_step
 from services.openapi import openapi_document
 from services.requests import BODY_BYTES, answer, receive
@@ -63,6 +66,7 @@ from tasks.landing.idempotency import KEY_CHARACTERS, Answers, digest
 from tasks.landing.receipts import DATASETS, Judge, Sent, known_dataset
 from tasks.landing.recent import recall
 from tasks.landing.spool import Record
+from tasks.metrics.doors import ErrorCounter
 from tasks.settings import Settings, SettingsError, load_settings
 from tasks.submissions import Delivery
 
@@ -88,9 +92,11 @@ def create_app(settings: Settings, lines: socket.socket | None = None) -> Starle
             Route("/health", gateway.get_health, methods=["GET"]),
             Route("/schema", gateway.get_schema, methods=["GET"]),
             Route("/openapi.json", gateway.get_openapi, methods=["GET"]),
+            metrics_route(settings, shows_system=True),
             *BrokerAuth(gateway.door).routes(),
         ],
         exception_handlers={Problem: _problem, HTTPException: _http_problem, Exception: _server_problem},
+        middleware=[Middleware(TimedAnswers, service="gateway")],
         lifespan=gateway.lifespan,
     )
 
@@ -355,6 +361,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tcp-port", type=int, help="port of the JSON lines (default: AUTONVIS_TCP_PORT)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger().addHandler(ErrorCounter())
     try:
         settings = load_settings()
         given = {

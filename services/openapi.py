@@ -95,6 +95,18 @@ def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
                     "responses": {"200": _answer("It", {"type": "object", "required": ["openapi", "paths"]})},
                 }
             },
+            "/metrics": {
+                "get": {
+                    "summary": "Metrics of this process and the whole system, for Prometheus",
+                    "operationId": "metrics",
+                    "responses": {
+                        "200": {
+                            "description": "It",
+                            "content": {"text/plain": {"schema": {"type": "string"}}},
+                        }
+                    },
+                }
+            },
         },
         "components": {
             "securitySchemes": {

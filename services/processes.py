@@ -10,28 +10,10 @@ import time
 
 import psutil
 
-START_TOLERANCE_S = 5.0
-"""Start times of one process may be read a little apart when the clock is stepped; ids are not reused that fast."""
+from tasks.process_identity import find_process
 
 LISTENING_PORTS = range(20_000, 32_768)
 """Below what the kernel gives to outgoing connections, which could take the port of a service that is restarting."""
-
-
-def started_s(pid: int) -> float:
-    """Start of process `pid`, seconds since 1970: with the id it names a process for good.
-
-    Raises:
-        ProcessLookupError: there is no such process.
-    """
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        raise ProcessLookupError(f"no process {pid}") from None
-
-
-def is_running(pid: int, start_s: float) -> bool:
-    """Whether the process that was started at `start_s` with id `pid` still runs."""
-    return _find(pid, start_s) is not None
 
 
 def stop_process(pid: int, start_s: float, *, grace_s: float = 20.0) -> bool:
@@ -40,7 +22,7 @@ def stop_process(pid: int, start_s: float, *, grace_s: float = 20.0) -> bool:
     What it had started and left behind is killed too. A process of the same id with another start time is somebody
     else's and is left alone.
     """
-    process = _find(pid, start_s)
+    process = find_process(pid, start_s)
     if process is None:
         return False
     try:
@@ -90,16 +72,7 @@ def _end(process: psutil.Process, start_s: float, grace_s: float) -> None:
             return
         deadline_s = time.monotonic() + wait_s
         while time.monotonic() < deadline_s:
-            if _find(process.pid, start_s) is None:
+            if find_process(process.pid, start_s) is None:
                 return
             time.sleep(0.05)
     raise TimeoutError(f"process {process.pid} does not end, not even when killed")
-
-
-def _find(pid: int, start_s: float) -> psutil.Process | None:
-    try:
-        process = psutil.Process(pid)
-        is_same = abs(process.create_time() - start_s) < START_TOLERANCE_S
-        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from tasks import catalog, lake, quarantine
 from tasks.contracts import SUBMITTED_DATASETS, load_contract
 from tasks.item_check import identity_fault
 from tasks.landing.spool import Record, SegmentError, read_segment
-from tasks.quarantine import Rejected, ReplayResult, known_rows, quarantine_rows
+from tasks.quarantine import Rejected, ReplayResult, known_rows, quarantine_rows, reason_code
 from tasks.settings import Settings
 from tasks.submissions import DecodeError, read_delivery, with_provenance
 from tasks.validation import BatchRejected, Validation, build_frame, find_duplicates, validate_batch
@@ -52,6 +53,10 @@ class CurationResult:
     n_quarantined: int
     files: list[Path]
     fault: str | None = None
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """Items by the code of each reason for which they went to quarantine."""
+    newest: Mapping[str, datetime] = field(default_factory=dict)
+    """Time of the newest accepted observation by source."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +249,7 @@ def _publish(batch: _Batch, settings: Settings, engine: Engine) -> CurationResul
     origins = sorted({record.origin for record in batch.records if record.origin is not None})
     metadata = {"origins": json.dumps(origins)} if origins else None
     n_accepted = n_duplicates = n_conflicts = 0
+    newest: dict[str, datetime] = {}
     for dataset in SUBMITTED_DATASETS:
         published: list[Path] = []
         rows = batch.accepted.get(dataset)
@@ -256,6 +262,8 @@ def _publish(batch: _Batch, settings: Settings, engine: Engine) -> CurationResul
             n_accepted += len(rows)
             n_duplicates += len(duplicates.identical)
             n_conflicts += len(duplicates.conflicts)
+            for source, time in rows.groupby("source")["observed_at"].max().items():
+                newest[str(source)] = max(time.to_pydatetime(), newest.get(str(source), time.to_pydatetime()))
         lake.withdraw(dataset, batch_id, settings=settings, keep=published)
         files += published
     files += _publish_quarantine(batch_id, batch.rejected, settings)
@@ -272,6 +280,13 @@ def _publish(batch: _Batch, settings: Settings, engine: Engine) -> CurationResul
         fault=f"{batch_id}: {'; '.join(batch.faults)}; what could not be used is in quarantine or landing"
         if batch.faults
         else None,
+        reasons=Counter(
+            code
+            for rows in batch.rejected.values()
+            for item in rows
+            for code in {reason_code(text) for text in item.reasons}
+        ),
+        newest=newest,
     )
     counts = {name: value for name, value in vars(result).items() if name.startswith("n_")}
     catalog.record_batch(

@@ -35,6 +35,9 @@ KnownRows = Callable[
 ]  # rows of the lake that share an id with the given rows
 
 
+CODE = re.compile(r"([a-z][a-z0-9_]{0,63}):")
+
+
 @dataclass(frozen=True)
 class Rejected:
     """One record or item that did not pass, as the step that stopped it saw it."""
@@ -196,6 +199,12 @@ def judge_again(
         reasons={str(rows.loc[label, "quarantine_id"]): texts for label, texts in reasons.items()},
         batch_name=batch_name,
     )
+
+
+def reason_code(text: str) -> str:
+    """The code in front of a reason, without what follows, which names values."""
+    found = CODE.match(text)
+    return found[1] if found else "other"
 
 
 def replay(

@@ -15,6 +15,7 @@ LONGEST_LEAD_H = 72.0  # contracts of the datasets `analysis` and `verification`
 TIERS = ("PLATINUM", "GOLD", "SILVER", "BRONZE")
 """What a sounder may declare of itself when it registers."""
 UNDECLARED = "undeclared"
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class SettingsError(ValueError):
@@ -30,6 +31,13 @@ class Settings(BaseSettings):
     lake: Path | None = Field(None, description="Root of the Parquet lake; default HOME/lake.")
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the catalog; default SQLite in HOME."
+    )
+
+    cluster: str = Field("autonvis", pattern=LABEL, description="Label `cluster` of every metric.")
+    environment: str = Field(
+        "local",
+        pattern=LABEL,
+        description="Label `environment` of every metric, such as production or staging.",
     )
 
     mqtt_url: str | None = Field(
@@ -169,6 +177,10 @@ class Settings(BaseSettings):
     @property
     def products_root(self) -> Path:
         return self.home / "products"
+
+    @property
+    def metrics_root(self) -> Path:
+        return self.home / "run" / "metrics"
 
     @property
     def log_root(self) -> Path:

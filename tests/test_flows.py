@@ -23,6 +23,7 @@ from flows.nowcast import nowcast
 from flows.report import report
 from tasks import curation, lake
 from tasks.landing.spool import Record, SpoolWriter
+from tasks.metrics.ledger import read_ledgers
 from tasks.settings import Settings, load_settings
 from tasks.simulated_sounders import draw_network, listen
 from tasks.simulated_truth import SimulatedTruth
@@ -230,3 +231,27 @@ def test_sounders_go_from_the_doors_to_their_report(prefect_server: None, settin
     with get_client(sync_client=True) as client:
         keys = {artifact.key for artifact in client.read_artifacts()}
     assert {"tiers", "sounders", "report"} <= keys
+
+
+def test_runs_leave_their_metrics_behind(prefect_server: None, settings: Settings) -> None:
+    spool(settings, simulate_network(START, hours=3.0, seed=7))
+    land()
+    nowcast(valid_time=START + timedelta(hours=3))
+    with pytest.raises(ValueError, match="region"):
+        nowcast(valid_time=START + timedelta(hours=3), region="moon")
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in read_ledgers(settings)
+        for sample in family.samples
+    }
+    assert found["nvis_flow_runs_total", "completed", "land"] == 1
+    assert found["nvis_flow_runs_total", "completed", "nowcast"] == 1
+    assert found["nvis_flow_runs_total", "failed", "nowcast"] == 1
+    assert found["nvis_errors_total", "flow-nowcast"] == 1
+    assert found["nvis_filter_cycle_duration_seconds_count",] == 2
+    assert 0.1 < found["nvis_filter_cycle_duration_seconds_sum",] < 60
+    assert found["nvis_cycle_state", "failed"] == 1
+    assert found["nvis_information_gain_total",] > 1
+    assert found["nvis_curated_items_total", "accepted"] > 10
+    assert found["nvis_skill_rmse", "analysis", "fof2_mhz"] > 0
+    assert found["nvis_newest_observation_timestamp_seconds", "simulated"] > START.timestamp()

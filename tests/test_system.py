@@ -12,7 +12,7 @@ import pytest
 
 from autonvis.environment import STATE_FILE, running_system
 from autonvis.system import Process, StartError, choose_port, status
-from services.processes import started_s
+from tasks.process_identity import started_s
 from tasks.settings import Settings
 
 ADDRESSES = {"AUTONVIS_MQTT_URL": "mqtt://127.0.0.1:1", "PREFECT_API_URL": "http://127.0.0.1:2/api"}

@@ -24,6 +24,7 @@ from tasks.landing.rates import Buckets, Exceeded, TooMany
 from tasks.landing.receipts import Judge, Sent
 from tasks.landing.recent import RecentObservations, Standing
 from tasks.landing.spool import Record
+from tasks.metrics.doors import count_landed
 from tasks.revisions import CONFLICT, how_to_correct
 from tasks.settings import UNDECLARED, Settings
 from tasks.submissions import DecodeError, Delivery, read_delivery
@@ -251,6 +252,7 @@ class Door:
         Raises:
             Problem: 503, more waits for the disk than may wait, or the disk refuses: nothing is stored.
         """
+        began_s = time.perf_counter()
         receipts, verdicts = await self._receipts(items)
         # Claimed in the order in which they are handed to the commit, which is the order on disk.
         standings = self.recent.claim(verdicts)
@@ -266,7 +268,9 @@ class Door:
             standings = [
                 first if first is Standing.NEW else now for first, now in zip(standings, again, strict=True)
             ]
-        return _with_standings(receipts, verdicts, standings)
+        receipts = _with_standings(receipts, verdicts, standings)
+        count_landed(records[0].channel, receipts, time.perf_counter() - began_s)
+        return receipts
 
     async def _receipts(
         self, items: Sequence[tuple[Judge, Sent]]

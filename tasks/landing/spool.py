@@ -260,6 +260,25 @@ def read_segment(path: Path) -> Iterator[Record]:
             yield record
 
 
+def count_records(path: Path, offset: int = 0) -> tuple[int, int]:
+    """Number of whole records of a segment from `offset` on, and where they end; reads their lengths only.
+
+    Raises:
+        FileNotFoundError: it has been handed off.
+    """
+    n_records = 0
+    with path.open("rb") as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        while offset + _PREFIX.size <= n_bytes:
+            file.seek(offset)
+            n_header, n_payload, _ = _PREFIX.unpack(file.read(_PREFIX.size))
+            end = offset + _PREFIX.size + n_header + n_payload
+            if end > n_bytes:
+                break
+            n_records, offset = n_records + 1, end
+    return n_records, offset
+
+
 def sealed_segments(directory: Path) -> list[Path]:
     """Sealed segments of `directory`, oldest first; none when it does not exist."""
     return sorted(path for path in directory.glob("*.seg") if _BATCH_ID.match(path.stem))

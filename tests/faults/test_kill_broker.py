@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from services.broker import Broker, start_broker, stop_broker
-from services.processes import is_running
 from tasks.landing.mqtt import BrokerUnavailable, drain, publish_many
+from tasks.process_identity import is_running
 from tasks.settings import Settings
 from tests.faults.conftest import Trial
 

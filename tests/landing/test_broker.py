@@ -16,8 +16,9 @@ import pytest
 
 from services import broker as broker_module
 from services.broker import KINDS, Broker, BrokerError, Kind, running_broker, start_broker, stop_broker
-from services.processes import is_running, started_s, stop_process
+from services.processes import stop_process
 from tasks.landing.mqtt import create_session, drain, ping, publish_many
+from tasks.process_identity import is_running, started_s
 from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

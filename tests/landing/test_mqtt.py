@@ -22,6 +22,7 @@ from services.broker import KINDS, Broker, Kind
 from tasks.landing import mqtt, spool
 from tasks.landing.mqtt import BrokerUnavailable, DrainResult, broker_url, create_session, drain, publish_many
 from tasks.landing.spool import Record, SpoolError, read_segment, recover, sealed_segments
+from tasks.metrics.state import broker_queue_length
 from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,3 +248,16 @@ def test_a_malformed_url_says_what_is_expected(url: str) -> None:
 def test_broker_url_without_a_broker(tmp_path: Path) -> None:
     with pytest.raises(BrokerUnavailable, match="autonvis up"):
         broker_url(Settings(home=tmp_path, mqtt_url=None))
+
+
+def test_rabbitmq_says_how_many_messages_wait(broker_of: Callable[[Kind], Broker]) -> None:
+    broker = broker_of("rabbitmq")
+    settings = Settings(home=broker.home)
+    already = broker_queue_length(settings)
+    assert already is not None
+    create_session(broker.consumer_url, "autonvis-counted")
+    publish_many(broker.url, [("nvis/ionograms/TST01", b"{}")] * 25)
+    deadline_s = time.monotonic() + 20  # RabbitMQ counts every 5 s
+    while broker_queue_length(settings) != already + 25:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.5)

@@ -1,0 +1,62 @@
+"""`GET /metrics` of a service, and the time that each of its answers takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from prometheus_client import Histogram
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tasks.metrics import names
+from tasks.metrics.exposition import page
+from tasks.metrics.families import CONTENT_TYPE
+from tasks.metrics.state import State
+from tasks.settings import Settings
+
+HTTP_DURATION = Histogram(
+    *names.HTTP_DURATION,
+    ["service", "route", "status"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+NO_ROUTE = "none"
+
+
+def metrics_route(settings: Settings, *, shows_system: bool) -> Route:
+    """`/metrics`: of this process, and of the whole system where `shows_system` says so (one service of a system)."""
+    state = State(settings) if shows_system else None
+
+    async def get_metrics(_: Request) -> Response:
+        return Response(await asyncio.to_thread(page, settings, state), media_type=CONTENT_TYPE)
+
+    return Route("/metrics", get_metrics, methods=["GET"])
+
+
+class TimedAnswers:
+    """ASGI middleware that measures every HTTP answer by its route's path (never by the path asked for) and status."""
+
+    def __init__(self, app: ASGIApp, service: str) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = "500"
+
+        async def notice(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, notice)
+        finally:
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            HTTP_DURATION.labels(self.service, route, status).observe(time.perf_counter() - began)

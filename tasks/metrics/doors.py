@@ -1,0 +1,43 @@
+"""What the doors count in the memory of their process; Prometheus takes a fall to zero for the restart that it is."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter as Tally
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import Counter, Histogram
+
+from tasks.metrics import names
+
+INGESTION_LATENCY = Histogram(
+    *names.INGESTION_LATENCY,
+    ["door"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+OBSERVATIONS = Counter(*names.OBSERVATIONS, ["door", "outcome"])
+ERRORS = Counter(*names.ERRORS, ["component"])
+
+
+def count_landed(door: str, receipts: Sequence[dict[str, Any]], seconds: float) -> None:
+    """One delivery is on disk: what its receipts say, and how long its sender waited."""
+    INGESTION_LATENCY.labels(door).observe(seconds)
+    for outcome, number in Tally(receipt["status"] for receipt in receipts).items():
+        OBSERVATIONS.labels(door, outcome).inc(number)
+
+
+class ErrorCounter(logging.Handler):
+    """Counts what a service logs as an error, by the component that logs it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ERRORS.labels(component_of(record.name)).inc()
+
+
+def component_of(logger_name: str) -> str:
+    """The component in a label: the module of ours that logs, anything else by its package."""
+    parts = logger_name.split(".")
+    return parts[-1] if parts[0] in ("services", "tasks", "flows", "autonvis") else parts[0]
