@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
+.PHONY: help setup tools demo up down test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ $(VENV)/.rust: $(VENV)/.python $(RUST_SOURCES)
 	@echo 'building rust_core'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall ./rust_core
 	@touch $@
+
+tools:  ## what some tests need from the distribution (Debian): Prometheus and its Alertmanager
+	@.ci/tools
 
 demo: setup  ## run the main job once without a network; DATA=path runs it on your own observations, DAYS=n
 	@$(BIN)/autonvis demo $(if $(DATA),--data '$(DATA)') $(if $(DAYS),--days $(DAYS))

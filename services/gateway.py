@@ -67,6 +67,7 @@ from tasks.landing.receipts import DATASETS, Judge, Sent, known_dataset
 from tasks.landing.recent import recall
 from tasks.landing.spool import Record
 from tasks.metrics.doors import ErrorCounter
+from tasks.metrics.runs import begin_counts
 from tasks.settings import Settings, SettingsError, load_settings
 from tasks.submissions import Delivery
 
@@ -112,6 +113,7 @@ class _Gateway:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(self.commit.start)
+        await asyncio.to_thread(begin_counts, self.settings)
         await asyncio.to_thread(recall, self.settings, self.door.recent)
         line_server = LineServer(self.door)
         mosquitto_users = asyncio.create_task(keep_in_step(self.settings))

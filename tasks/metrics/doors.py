@@ -18,6 +18,13 @@ INGESTION_LATENCY = Histogram(
 )
 OBSERVATIONS = Counter(*names.OBSERVATIONS, ["door", "outcome"])
 ERRORS = Counter(*names.ERRORS, ["component"])
+for _door in (
+    "http",
+    "tcp",
+):  # from the start, as 0: Prometheus sees no first event of a series that it brings along
+    INGESTION_LATENCY.labels(_door)
+    for _outcome in ("accepted", "duplicate", "rejected"):
+        OBSERVATIONS.labels(_door, _outcome)
 
 
 def count_landed(door: str, receipts: Sequence[dict[str, Any]], seconds: float) -> None:
