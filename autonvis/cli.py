@@ -180,6 +180,7 @@ def run_verify(settings: Settings, arguments: argparse.Namespace) -> None:
         gross_errors=arguments.gross_errors,
         is_controlled=not arguments.without_control,
         stations=arguments.stations,
+        kp=arguments.kp,
         jobs=arguments.jobs,
     )
 
@@ -522,6 +523,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--gross-errors", type=float, default=0.0, metavar="SHARE",
         help="spoil this share of foF2 by factors up to 2 and score the rest (default 0)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--kp", type=Path, metavar="FILE",
+        help="Kp of the span, for scores by disturbance: CSV or Parquet of indices, or IRI's apf107; default unknown",
     )  # fmt: skip
     sub.add_argument(
         "--without-control", action="store_true", help="no quality control beside the physical limits"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ def verify(
     gross_errors: float = 0.0,
     is_controlled: bool = True,
     stations: Path | None = None,
+    kp: Path | None = None,
     jobs: int | None = None,
 ) -> None:
     """Verify over files, write `verification.parquet`, `summary.md` and plots to `out`, and print the scores as JSON.
@@ -36,6 +38,7 @@ def verify(
         OSError: `out` cannot be written.
     """
     from tasks.contracts import arrow_schema
+    from tasks.geomagnetic import kp_at, read_kp
     from tasks.kernel_config import load_kernel_config
     from tasks.series import SeriesPlan, read_ionograms, run_series, spoil, usable_cores, without
     from tasks.skill_plots import draw_plots
@@ -52,6 +55,7 @@ def verify(
     kernel = load_kernel_config(config)
     out.mkdir(parents=True, exist_ok=True)
     observations = read_ionograms(paths, stations)
+    disturbance = None if kp is None else read_kp(kp)
     observed, step = observations["observed_at"], f"{every_minutes}min"
     plan = SeriesPlan(
         start=pd.Timestamp(start)
@@ -74,6 +78,7 @@ def verify(
     used, spoiled = spoil(observations, gross_errors)
     series = run_series(used, plan, jobs=jobs or usable_cores(), say=say)
     verification, rejected = (without(rows, spoiled) for rows in (series.verification, series.rejected))
+    verification["kp"] = np.nan if disturbance is None else kp_at(disturbance, verification["observed_at"])
     table = pa.Table.from_pandas(verification, schema=arrow_schema("verification"), preserve_index=False)
     staged = out / ".verification.partial"
     pq.write_table(table, staged, compression="zstd")

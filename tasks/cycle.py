@@ -25,6 +25,7 @@ from tasks.analysis import forward
 from tasks.background import Background
 from tasks.contracts import arrow_schema
 from tasks.estimate import Estimate, estimate
+from tasks.geomagnetic import kp_at
 from tasks.grid import Grid
 from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
@@ -74,6 +75,7 @@ def run_cycle(
     forecast_leads_h: Sequence[float] = (),
     f107_sfu: float | None = None,
     due: Mapping[float, float | None] | None = None,
+    kp: pd.DataFrame | None = None,
     heard: Heard | None = None,
     network_area: Area | None = None,
     cycle_minutes: float = 15.0,
@@ -89,6 +91,7 @@ def run_cycle(
         f107_sfu: solar flux, used with fewer than the minimum of stations and as a reference.
         due: leads in hours of forecasts to score now, each with the solar flux known when it was made. It is made again,
             from what was available that much before `available_until`: one more solve per lead.
+        kp: rows of the dataset `indices` known by `available_until`, beside which skill is told; None without.
         heard: what sounders measured, of the same days, and what was known of them; None for a cycle of ionograms alone.
         network_area: what the worth of the sounders is judged by; None leaves that out.
         cycle_minutes: observations newer than this before `valid_time` are scored.
@@ -119,7 +122,7 @@ def run_cycle(
     estimates = {lead_h: known_by(lead_h, flux) for lead_h, flux in {0.0: f107_sfu, **(due or {})}.items()}
     now = estimates[0.0]
     solved, chosen = now.solved, now.chosen
-    inputs_hash = _inputs_hash(estimates)
+    inputs_hash = _inputs_hash(estimates, kp)
     grids = (repr(grid), repr(forecast_grid), repr(tuple(forecast_leads_h)))
     cycle_id = (
         f"{valid_at:%Y%m%dT%H%MZ}-{_digest(kernel.config_hash, inputs_hash, *grids, str(cycle_minutes))[:12]}"
@@ -134,6 +137,7 @@ def run_cycle(
         [identity_frame(part.feedback, identity) for part in solved.values()], ignore_index=True
     )
     verification = identity_frame(pd.concat(scores, ignore_index=True), identity)
+    verification["kp"] = np.nan if kp is None else kp_at(kp, verification["observed_at"])
     sounders, echoes = None, None
     if now.soundings is not None:
         told, known = what_echoes_tell(now, kernel, background)
@@ -209,7 +213,7 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _inputs_hash(estimates: dict[float, Estimate]) -> str:
+def _inputs_hash(estimates: dict[float, Estimate], kp: pd.DataFrame | None) -> str:
     parts = []
     for made in estimates.values():
         rows = made.known[[*INPUT_COLUMNS, *carried(made.known)]].drop(columns="available_at")
@@ -217,6 +221,8 @@ def _inputs_hash(estimates: dict[float, Estimate]) -> str:
         parts += [rows.to_json(orient="values", double_precision=15), json.dumps(made.f107_sfu)]
         if made.soundings is not None:
             parts.append(made.soundings.inputs_hash)
+    if kp is not None and not kp.empty:
+        parts.append(kp[["observation_id", "value"]].to_json(orient="values", double_precision=15))
     return _digest(*parts)[:32]
 
 

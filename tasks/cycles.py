@@ -17,6 +17,7 @@ from tasks import catalog, lake
 from tasks.background import Background
 from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, run_cycle
+from tasks.geomagnetic import OLDEST_H
 from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig, load_kernel_config
 from tasks.settings import Settings, parse_leads
@@ -27,6 +28,9 @@ from tasks.target_area import MOST_POINTS, Area, area_of
 logger = logging.getLogger(__name__)
 
 INDEX_MEMORY = timedelta(days=30)
+KP_MEMORY = timedelta(
+    hours=OLDEST_H + 1.0
+)  # before the cycle, whose scored observations are an hour old at most
 """A solar flux older than this says nothing about today (one solar rotation is 27 days)."""
 
 
@@ -263,13 +267,20 @@ def _sounders_before(settings: Settings, time: datetime) -> pd.DataFrame:
 
 def read_solar_flux(settings: Settings, plan: CyclePlan) -> float | None:
     """The newest F10.7 (sfu) that was known for a cycle, in its newest revision known then, or None."""
-    indices = lake.read(
-        "indices", settings=settings, start=plan.valid_time - INDEX_MEMORY, end=plan.valid_time
-    )
-    known = indices[(indices["index_name"] == "f107_sfu") & (indices["available_at"] <= plan.available_until)]
-    if known.empty:
-        return None
-    return float(known.sort_values(["observed_at", "available_at", "observation_id"])["value"].iloc[-1])
+    known = _indices(settings, plan, "f107_sfu", INDEX_MEMORY)
+    return None if known.empty else float(known["value"].iloc[-1])
+
+
+def read_kp(settings: Settings, plan: CyclePlan) -> pd.DataFrame:
+    """Rows of Kp that were known for a cycle and may lie beside its newest observations."""
+    return _indices(settings, plan, "kp", KP_MEMORY)
+
+
+def _indices(settings: Settings, plan: CyclePlan, name: str, memory: timedelta) -> pd.DataFrame:
+    """Rows of one index known for a cycle, by time and revision."""
+    indices = lake.read("indices", settings=settings, start=plan.valid_time - memory, end=plan.valid_time)
+    known = indices[(indices["index_name"] == name) & (indices["available_at"] <= plan.available_until)]
+    return known.sort_values(["observed_at", "available_at", "observation_id"]).reset_index(drop=True)
 
 
 def assimilate(
@@ -295,6 +306,7 @@ def assimilate(
         forecast_leads_h=leads(settings, plan),
         f107_sfu=read_solar_flux(settings, plan),
         due={lead_h: read_solar_flux(settings, origin) for lead_h, origin in earlier.items()},
+        kp=read_kp(settings, plan),
         # Without a measurement a cycle is what it always was, and costs nothing more.
         heard=None if heard is None or heard.is_silent else heard,
         network_area=None if plan.step_deg is None else region_area(plan, NETWORK_POINTS),

@@ -27,6 +27,7 @@ REFERENCES = {
 }
 DISTANCES_KM = (300.0, 700.0, 1500.0)
 LATITUDES_DEG = (20.0, 50.0)  # magnetic; the crests of the equatorial anomaly lie below, the trough above
+KPS = (3.0, 5.0)
 ZENITHS_DEG = (80.0, 100.0)  # the Sun sets in the F layer some 15 degrees after it does on the ground
 
 
@@ -118,7 +119,10 @@ def summary(
         ("By distance to the nearest other station, lead 0", "distance, km", by_distance(now)),
         ("By magnetic latitude, lead 0", "latitude", by_latitude(now)),
         ("By the Sun, lead 0", "zenith angle", by_sun(now)),
+        ("By geomagnetic disturbance, lead 0", "Kp", by_kp(now)),
     ):
+        if labels.isna().all():
+            continue
         parts.append(f"## {title}")
         for quantity, rows in now.groupby("quantity", sort=False):
             groups = rows.groupby(labels.loc[rows.index], sort=True, observed=True)
@@ -152,6 +156,14 @@ def by_sun(rows: pd.DataFrame) -> pd.Series[Any]:
     return pd.Series(
         np.array(names, dtype=object)[np.digitize(state.solar_zenith_deg, ZENITHS_DEG)], rows.index
     )
+
+
+def by_kp(rows: pd.DataFrame) -> pd.Series[Any]:
+    """Quiet, disturbed and storm (NOAA's G1 begins at 5); none where Kp is not known."""
+    kp, (disturbed, storm) = rows["kp"].astype(float), KPS
+    names = [f"1 quiet, below {disturbed:g}", "2 disturbed", f"3 storm, from {storm:g}"]
+    label = np.array(names, dtype=object)[np.digitize(kp.fillna(0.0), KPS)]
+    return pd.Series(label, rows.index).where(kp.notna())
 
 
 def _binned(values: pd.Series[Any], edges: Sequence[float], unit: str) -> pd.Series[Any]:

@@ -14,6 +14,7 @@
 use std::f64::consts::PI;
 
 use crate::error::{KernelError, Result};
+use crate::exponential::exp_all;
 use crate::linalg::Matrix;
 
 /// Mean Earth radius (IUGG R1), km.
@@ -72,47 +73,6 @@ fn positive(name: &str, value: Option<f64>) -> Result<f64> {
 
 /// Correlations that are computed together: they fit into the nearest cache.
 const BATCH: usize = 64;
-/// Below, e^x counts as e^-700, which is nothing beside any correlation.
-const SMALLEST_EXPONENT: f64 = -700.0;
-/// 1.5 times 2^52: added to a number it leaves the nearest integer in the last bits.
-const ROUNDER: f64 = 6_755_399_441_055_744.0;
-/// ln 2 in two parts, the first of so few digits that its multiples are exact (Cody and Waite 1980).
-const LN_2: [f64; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
-
-/// e^x of numbers that are not positive, in place, to two units in the last place: x = n ln 2 + r, and a Taylor series of r of degree 13.
-///
-/// Without branches and calls, so that the compiler takes several numbers at a time, which it cannot with `f64::exp`.
-fn exp_of_negatives(values: &mut [f64]) {
-    const TAYLOR: [f64; 14] = [
-        1.0 / 6_227_020_800.0,
-        1.0 / 479_001_600.0,
-        1.0 / 39_916_800.0,
-        1.0 / 3_628_800.0,
-        1.0 / 362_880.0,
-        1.0 / 40_320.0,
-        1.0 / 5_040.0,
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ];
-    for value in values {
-        let x = value.max(SMALLEST_EXPONENT);
-        let rounded = x * std::f64::consts::LOG2_E + ROUNDER;
-        let n = rounded - ROUNDER;
-        let r = (x - n * LN_2[0]) - n * LN_2[1];
-        let mut series = TAYLOR[0];
-        for coefficient in &TAYLOR[1..] {
-            series = series * r + coefficient;
-        }
-        // 2^n: n stands in the last bits of what was rounded, and goes to the exponent.
-        let power = f64::from_bits(rounded.to_bits().wrapping_add(1023) << 52);
-        *value = series * power;
-    }
-}
 
 impl Shape {
     /// `spatial`: matern32, matern52, gaussian (with `zonal_km` >= `meridional_km`) or station.
@@ -222,7 +182,7 @@ impl Shape {
                 *scaled = (factor * *value).sqrt();
                 *value = -*scaled - if factor == 0.0 { 0.5 * *value } else { 0.0 };
             }
-            exp_of_negatives(chunk);
+            exp_all(chunk);
             match self.spatial {
                 Spatial::Matern32 => {
                     for (value, scaled) in chunk.iter_mut().zip(&scaled) {
@@ -428,27 +388,4 @@ fn check_correlation(correlation: &Matrix, n: usize) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_exponential_is_right_to_rounding() {
-        let exponents: Vec<f64> = (0..70_000).map(|k| -0.01 * f64::from(k) - 0.003).collect();
-        let mut values = exponents.clone();
-        values.push(0.0);
-        values.push(-1e6);
-        exp_of_negatives(&mut values);
-        for (x, value) in exponents.iter().zip(&values) {
-            let expected = x.max(SMALLEST_EXPONENT).exp();
-            assert!(
-                (value - expected).abs() <= 1e-15 * expected,
-                "e^{x} is {expected}, got {value}"
-            );
-        }
-        assert_eq!(values[70_000], 1.0);
-        assert!(values[70_001] > 0.0 && values[70_001] < 1e-300);
-    }
 }

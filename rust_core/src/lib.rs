@@ -12,6 +12,7 @@ pub mod dual;
 pub mod echoes;
 pub mod error;
 pub mod evidence;
+pub mod exponential;
 pub mod group_index;
 pub mod interrupt;
 pub mod legendre;

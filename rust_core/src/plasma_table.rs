@@ -25,6 +25,8 @@ const F1_SAMPLES: usize = 32;
 const HALVINGS: usize = 40;
 /// Slope, in units of the squared peak frequency per km, below which the profile counts as level.
 const LEVEL: f64 = 1e-9;
+/// A step of Newton's method so short, in half widths of a cell, is the last: the next one would be of rounding.
+const SETTLED: f64 = 1e-10;
 
 #[derive(Debug, Clone, Copy)]
 enum Scale {
@@ -40,8 +42,11 @@ struct Cell {
     high_km: f64,
     scale: Scale,
     middle: f64,
-    half: f64,
+    /// Of the half width.
+    per_half: f64,
     plasma: [f64; N_TERMS],
+    /// fN^2 at its upper end.
+    top_mhz2: f64,
     /// By ln foF2, hmF2 and ln B0 at a constant depth below the peak.
     by_parameter: [[f64; N_TERMS]; N_PARAMETERS],
 }
@@ -53,6 +58,8 @@ pub struct PlasmaTable {
     /// First cell of every piece above the E peak, and the number of cells.
     first_cell: Vec<usize>,
     cells: Vec<Cell>,
+    /// Upper ends of the cells, the last infinite.
+    high_km: Vec<f64>,
     /// Cell in which every step of `index_step_km` above the E peak begins.
     index: Vec<u16>,
     per_step: f64,
@@ -131,6 +138,7 @@ impl PlasmaTable {
             {
                 let mut upper = cells[at].clone();
                 cells[at].high_km = height;
+                cells[at].top_mhz2 = cells[at].at(profile.hmf2_km, height).0;
                 upper.low_km = height;
                 cells.insert(at + 1, upper);
             }
@@ -178,10 +186,15 @@ impl PlasmaTable {
                 at as u16
             })
             .collect();
+        let mut high_km: Vec<f64> = cells.iter().map(|cell| cell.high_km).collect();
+        if let Some(last) = high_km.last_mut() {
+            *last = f64::INFINITY;
+        }
         let mut table = PlasmaTable {
             knots,
             first_cell,
             cells,
+            high_km,
             index,
             per_step,
             hmf2_km: profile.hmf2_km,
@@ -204,7 +217,9 @@ impl PlasmaTable {
     fn cell(&self, height_km: f64) -> &Cell {
         let step = ((height_km - HME_KM) * self.per_step).max(0.0) as usize;
         let mut at = usize::from(self.index[step.min(self.index.len() - 1)]);
-        while at + 1 < self.cells.len() && self.cells[at].high_km < height_km {
+        // Mostly no or one step: not worth a branch that is guessed wrong every other time.
+        at += usize::from(self.high_km[at] < height_km);
+        while self.high_km[at] < height_km {
             at += 1;
         }
         &self.cells[at]
@@ -222,7 +237,7 @@ impl Plasma for PlasmaTable {
             return e_bottom(self.e_peak_mhz2, height_km).0;
         }
         let cell = self.cell(height_km);
-        horner(&cell.plasma, cell.coordinate(self.hmf2_km, height_km).0)
+        horner(&cell.plasma, cell.coordinate(self.hmf2_km, height_km))
     }
 
     fn local(&self, piece: usize, height_km: f64) -> Local {
@@ -236,7 +251,7 @@ impl Plasma for PlasmaTable {
         }
         let cell = self.cell(height_km);
         let (plasma_mhz2, slope) = cell.at(self.hmf2_km, height_km);
-        let (coordinate, _) = cell.coordinate(self.hmf2_km, height_km);
+        let coordinate = cell.coordinate(self.hmf2_km, height_km);
         let mut by_parameter = cell.by_parameter.map(|terms| horner(&terms, coordinate));
         // From constant depth to constant height.
         by_parameter[1] -= slope;
@@ -245,6 +260,14 @@ impl Plasma for PlasmaTable {
             slope,
             by_parameter,
         }
+    }
+
+    #[inline]
+    fn slope(&self, piece: usize, height_km: f64) -> f64 {
+        if piece < FOOT_KM.len() {
+            return e_bottom(self.e_peak_mhz2, height_km).1;
+        }
+        self.cell(height_km).at(self.hmf2_km, height_km).1
     }
 
     fn height_of_km(&self, piece: usize, level_mhz2: f64) -> f64 {
@@ -258,7 +281,7 @@ impl Plasma for PlasmaTable {
         let cells = &self.cells[self.first_cell[at]..self.first_cell[at + 1]];
         let cell = cells
             .iter()
-            .find(|cell| cell.at(self.hmf2_km, cell.high_km).0 >= level_mhz2)
+            .find(|cell| cell.top_mhz2 >= level_mhz2)
             .unwrap_or(&cells[cells.len() - 1]);
         cell.height_of_km(self.hmf2_km, level_mhz2)
     }
@@ -315,34 +338,44 @@ impl Cell {
         for (parameter, target) in by_parameter.iter_mut().enumerate() {
             *target = fit(&|sample| sample.slope[parameter]);
         }
-        Cell {
+        let mut cell = Cell {
             low_km,
             high_km,
             scale,
             middle,
-            half,
+            per_half: 1.0 / half,
             plasma: fit(&|sample| sample.value),
+            top_mhz2: 0.0,
             by_parameter,
-        }
+        };
+        cell.top_mhz2 = cell.at(hmf2_km, high_km).0;
+        cell
     }
 
-    /// -1..1 and its derivative by height.
+    /// -1..1 at a height.
     #[inline]
-    fn coordinate(&self, hmf2_km: f64, height_km: f64) -> (f64, f64) {
+    fn coordinate(&self, hmf2_km: f64, height_km: f64) -> f64 {
+        let root = (hmf2_km - height_km).max(0.0).sqrt();
+        let at = match self.scale {
+            Scale::Height => height_km,
+            Scale::RootOfDepth => root,
+        };
+        (at - self.middle) * self.per_half
+    }
+
+    /// And its derivative by height.
+    fn coordinate_slope(&self, hmf2_km: f64, height_km: f64) -> f64 {
         match self.scale {
-            Scale::Height => ((height_km - self.middle) / self.half, 1.0 / self.half),
+            Scale::Height => self.per_half,
             Scale::RootOfDepth => {
                 let root = (hmf2_km - height_km).max(0.0).sqrt();
-                (
-                    (root - self.middle) / self.half,
-                    -0.5 / (root.max(1e-12) * self.half),
-                )
+                -0.5 * self.per_half / root.max(1e-12)
             }
         }
     }
 
     fn height_km(&self, hmf2_km: f64, coordinate: f64) -> f64 {
-        let at = self.middle + self.half * coordinate;
+        let at = self.middle + coordinate / self.per_half;
         match self.scale {
             Scale::Height => at,
             Scale::RootOfDepth => hmf2_km - at * at,
@@ -351,15 +384,14 @@ impl Cell {
 
     /// Value and slope by height.
     fn at(&self, hmf2_km: f64, height_km: f64) -> (f64, f64) {
-        let (coordinate, by_height) = self.coordinate(hmf2_km, height_km);
-        let (value, slope) = horner_with_slope(&self.plasma, coordinate);
-        (value, slope * by_height)
+        let (value, slope) = horner_with_slope(&self.plasma, self.coordinate(hmf2_km, height_km));
+        (value, slope * self.coordinate_slope(hmf2_km, height_km))
     }
 
     /// Where a cell that rises reaches the level: Newton's steps inside a bracket.
     fn height_of_km(&self, hmf2_km: f64, level_mhz2: f64) -> f64 {
         // Rising in height is rising in the coordinate, for its half width is negative where it is a root of the depth.
-        let ends = [self.low_km, self.high_km].map(|h| self.coordinate(hmf2_km, h).0);
+        let ends = [self.low_km, self.high_km].map(|h| self.coordinate(hmf2_km, h));
         let (mut low, mut high) = (ends[0], ends[1]);
         let mut at = 0.5 * (low + high);
         for _ in 0..100 {
@@ -372,15 +404,15 @@ impl Cell {
             }
             let step = miss / slope;
             let next = at - step;
-            let next = if next > low && next < high {
+            if step.abs() < SETTLED {
+                at = next.clamp(low, high);
+                break;
+            }
+            at = if next > low && next < high {
                 next
             } else {
                 0.5 * (low + high)
             };
-            if (next - at).abs() < 1e-15 || high - low < 1e-15 {
-                break;
-            }
-            at = next;
         }
         self.height_km(hmf2_km, at)
     }

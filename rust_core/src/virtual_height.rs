@@ -8,13 +8,17 @@
 
 use std::sync::OnceLock;
 
+use pulp::{Arch, NullaryFnOnce};
+
 use crate::dual::Dual;
+use crate::exponential::exp;
 use crate::group_index::{Gyro, Mode};
 
 /// Parameters that derivatives are taken for: ln foF2, hmF2, ln B0.
 pub const N_PARAMETERS: usize = 3;
 /// Nodes on a piece shorter than [`SHORT_KM`], on others, and where the index changes its form close to reflection.
 const N_NODES: [usize; 3] = [8, 16, 32];
+const MOST_NODES: usize = 32;
 const SHORT_KM: f64 = 4.0;
 /// The index changes its form close to reflection when it does so within this share of the substituted range.
 const GRADED_BELOW: f64 = 0.7;
@@ -73,6 +77,10 @@ pub trait Plasma {
     /// fN^2 in MHz^2 within the piece above knot `piece`.
     fn plasma_mhz2(&self, piece: usize, height_km: f64) -> f64;
     fn local(&self, piece: usize, height_km: f64) -> Local;
+    /// Its derivative by height, MHz^2 / km.
+    fn slope(&self, piece: usize, height_km: f64) -> f64 {
+        self.local(piece, height_km).slope
+    }
     /// Where a rising piece reaches the level, which lies between the values at its ends.
     fn height_of_km(&self, piece: usize, level_mhz2: f64) -> f64;
     /// Nodes for every frequency that passes the piece with much to spare; None where each spreads its own.
@@ -260,8 +268,8 @@ pub fn virtual_height<P: Plasma>(
     Some(found)
 }
 
-/// Nodes whose indices are summed together.
-const BATCH: usize = 64;
+/// Nodes whose indices are computed together.
+const BATCH: usize = 128;
 
 /// The integral, and nodes that are not in it yet.
 struct Batch<'a> {
@@ -297,8 +305,13 @@ impl<'a> Batch<'a> {
     }
 
     fn flush(&mut self) {
-        let (left, weight) = (&self.left[..self.n], &self.weight[..self.n]);
-        self.sum += self.gyro.sum_of_index(self.mode, left, weight, self.y);
+        let index = &mut self.left[..self.n];
+        self.gyro.indices(self.mode, index, self.y);
+        self.sum += index
+            .iter()
+            .zip(&self.weight)
+            .map(|(index, weight)| index * weight)
+            .sum::<f64>();
         self.n = 0;
     }
 }
@@ -339,7 +352,7 @@ fn each_piece<'a, P: Plasma>(
         // The end where the wave is slowest, and the distance of a node from it.
         let is_rising = is_last || high.plasma_mhz2 >= low.plasma_mhz2;
         let (least, steep, most) = if is_last {
-            let slope = turn_slope.unwrap_or_else(|| plasma.local(piece, top_km).slope);
+            let slope = turn_slope.unwrap_or_else(|| plasma.slope(piece, top_km));
             (0.0, slope, left(low.plasma_mhz2))
         } else if is_rising {
             (
@@ -356,7 +369,8 @@ fn each_piece<'a, P: Plasma>(
         };
         let spreader = Spreader::new(least, (steep * per_square).max(0.0), most, length);
         let scale = if is_last { gyro.scale(mode, y) } else { None };
-        spreader.each(scale, |distance, weight| {
+        let spread = spreader.nodes(scale);
+        for (&distance, &weight) in spread.distance[..spread.n].iter().zip(&spread.weight) {
             let height_km = if is_rising {
                 top_km - distance
             } else {
@@ -373,7 +387,7 @@ fn each_piece<'a, P: Plasma>(
                 },
                 weight_share: if is_last { weight / length } else { 0.0 },
             }));
-        });
+        }
     }
 }
 
@@ -443,9 +457,8 @@ impl Spreader {
         }
     }
 
-    /// Calls with the distance and the weight of every node; `scale` is the e at which the index changes its form, on the piece
-    /// that ends at reflection.
-    fn each(&self, scale: Option<f64>, mut visit: impl FnMut(f64, f64)) {
+    /// Distance and weight of every node; `scale` is the e at which the index changes its form, on the piece that ends at reflection.
+    fn nodes(&self, scale: Option<f64>) -> SpreadNodes {
         let range = self.to - self.from;
         // Where the model reaches the scale: steepness sinh^2 u, or steepness u^2.
         let turn = match (scale, self.spread) {
@@ -461,53 +474,110 @@ impl Spreader {
         } else {
             1
         }];
-        let stretched = if is_graded {
-            (range / turn).asinh()
-        } else {
-            1.0
-        };
-        for &(node, weight) in rule {
-            let (u, du) = if is_graded {
-                let (sinh, cosh) = sinh_cosh(stretched * node);
-                (self.from + turn * sinh, turn * cosh * stretched * weight)
-            } else {
-                (self.from + range * node, range * weight)
-            };
-            let (distance, by_u) = match self.spread {
-                Spread::Even => (u, 1.0),
-                Spread::Square { offset } => (u * u - offset, 2.0 * u),
-                Spread::Cosh { size, offset } => {
-                    // By half the argument: cosh u = 1 + 2 sinh^2(u / 2) cancels nothing from reflection itself.
-                    let (sinh, cosh) = sinh_cosh(0.5 * u);
-                    (
-                        2.0 * size * sinh * sinh + (size - offset),
-                        2.0 * size * sinh * cosh,
-                    )
-                }
-                Spread::Sinh { size, offset } => {
-                    let (sinh, cosh) = sinh_cosh(u);
-                    (size * sinh - offset, size * cosh)
-                }
-            };
-            visit(distance.clamp(0.0, self.length), du * by_u);
-        }
+        Arch::new().dispatch(Spreading {
+            spreader: self,
+            rule,
+            range,
+            graded_by: if is_graded { Some(turn) } else { None },
+        })
     }
 }
 
-fn sinh_cosh(x: f64) -> (f64, f64) {
-    if x < 0.3 {
-        // To the last bits: x^11 / 11! is 4e-14 of x.
-        let x2 = x * x;
-        let sinh = x
-            * (1.0
-                + x2 / 6.0
-                    * (1.0
-                        + x2 / 20.0 * (1.0 + x2 / 42.0 * (1.0 + x2 / 72.0 * (1.0 + x2 / 110.0)))));
-        return (sinh, (1.0 + sinh * sinh).sqrt());
+/// The substitution at the nodes of a rule: loops without branches, compiled for the widest vectors that the machine has.
+struct Spreading<'a> {
+    spreader: &'a Spreader,
+    rule: &'a [(f64, f64)],
+    range: f64,
+    graded_by: Option<f64>,
+}
+
+impl NullaryFnOnce for Spreading<'_> {
+    type Output = SpreadNodes;
+
+    #[inline(always)]
+    fn call(self) -> SpreadNodes {
+        let Spreader {
+            spread,
+            length,
+            from,
+            ..
+        } = *self.spreader;
+        let n = self.rule.len();
+        let mut nodes = SpreadNodes {
+            n,
+            distance: [0.0; MOST_NODES],
+            weight: [0.0; MOST_NODES],
+        };
+        let (us, dus) = (&mut nodes.distance[..n], &mut nodes.weight[..n]);
+        if let Some(turn) = self.graded_by {
+            let stretched = (self.range / turn).asinh();
+            for ((u, du), &(node, weight)) in us.iter_mut().zip(dus.iter_mut()).zip(self.rule) {
+                let (sinh, cosh) = sinh_cosh(stretched * node);
+                *u = from + turn * sinh;
+                *du = turn * cosh * stretched * weight;
+            }
+        } else {
+            for ((u, du), &(node, weight)) in us.iter_mut().zip(dus.iter_mut()).zip(self.rule) {
+                *u = from + self.range * node;
+                *du = self.range * weight;
+            }
+        }
+        let both = us.iter_mut().zip(dus.iter_mut());
+        match spread {
+            Spread::Even => {}
+            Spread::Square { offset } => {
+                for (u, du) in both {
+                    *du *= 2.0 * *u;
+                    *u = *u * *u - offset;
+                }
+            }
+            Spread::Cosh { size, offset } => {
+                for (u, du) in both {
+                    // By half the argument: cosh u = 1 + 2 sinh^2(u / 2) cancels nothing from reflection itself.
+                    let (sinh, cosh) = sinh_cosh(0.5 * *u);
+                    *du *= 2.0 * size * sinh * cosh;
+                    *u = 2.0 * size * sinh * sinh + (size - offset);
+                }
+            }
+            Spread::Sinh { size, offset } => {
+                for (u, du) in both {
+                    let (sinh, cosh) = sinh_cosh(*u);
+                    *du *= size * cosh;
+                    *u = size * sinh - offset;
+                }
+            }
+        }
+        for distance in us {
+            *distance = distance.max(0.0).min(length);
+        }
+        nodes
     }
-    let exponential = x.exp();
-    let inverse = 1.0 / exponential;
-    (0.5 * (exponential - inverse), 0.5 * (exponential + inverse))
+}
+
+/// Nodes of one piece: distance in km from the end where e is least, weight in km.
+struct SpreadNodes {
+    n: usize,
+    distance: [f64; MOST_NODES],
+    weight: [f64; MOST_NODES],
+}
+
+/// Of x >= 0.
+#[inline(always)]
+fn sinh_cosh(x: f64) -> (f64, f64) {
+    // To the last bits: x^11 / 11! is 4e-14 of x. Both ways are gone, so that there is no branch.
+    let x2 = x * x;
+    let small = x
+        * (1.0
+            + x2 * (1.0 / 6.0)
+                * (1.0
+                    + x2 * (1.0 / 20.0)
+                        * (1.0
+                            + x2 * (1.0 / 42.0)
+                                * (1.0 + x2 * (1.0 / 72.0) * (1.0 + x2 * (1.0 / 110.0))))));
+    let exponential = exp(x);
+    let large = 0.5 * (exponential - 1.0 / exponential);
+    let sinh = if x < 0.3 { small } else { large };
+    (sinh, (1.0 + sinh * sinh).sqrt())
 }
 
 /// Gauss-Legendre rules on 0..1, of the sizes of [`N_NODES`].
