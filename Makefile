@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo up down test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
+.PHONY: help setup tools demo up down backup restore test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ up: setup  ## start the live system and print its addresses
 
 down:  ## stop the live system
 	@$(BIN)/autonvis down
+
+backup: setup  ## back up the root; TO=path or URL, KIND=increment or whole
+	@$(if $(TO),AUTONVIS_BACKUP_TO='$(TO)') $(BIN)/autonvis backup $(if $(KIND),--$(KIND))
+
+restore: setup  ## make the root again from a backup; FROM=path or URL, AT=time, OVERWRITE=1
+	@$(BIN)/autonvis restore $(if $(FROM),'$(FROM)') $(if $(AT),--at '$(AT)') $(if $(OVERWRITE),--overwrite)
 
 lock:  ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

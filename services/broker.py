@@ -269,7 +269,7 @@ def _start(
 
 
 def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
-    script = _rabbitmq_script()
+    script = rabbitmq_script()
     amqp_port, distribution_port, metrics_port = free_port(), free_port(), free_port()
     values = {
         **parameters,
@@ -289,21 +289,28 @@ def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
         "# empty: the machine's own node has its settings elsewhere\n"
     )
     environment = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LANG": "C.UTF-8",
-        "HOME": str(directory),
-        "RABBITMQ_NODENAME": f"{parameters['node']}@localhost",
-        "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
+        **rabbitmq_environment(directory, parameters["node"]),
         "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
         "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
         "RABBITMQ_LOG_BASE": str(directory / "log"),
         "RABBITMQ_DIST_PORT": str(distribution_port),
-        # The node speaks to nobody: its distribution and epmd stay on the loopback address.
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_FLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }
     return _Launch([str(script)], environment, "beam", f"http://127.0.0.1:{metrics_port}/metrics")
+
+
+def rabbitmq_environment(directory: Path, node: str) -> dict[str, str]:
+    """What the server and its command-line tools must agree on: node and cookie of this home's own."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(directory),
+        "RABBITMQ_NODENAME": f"{node}@localhost",
+        "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
+        # The node speaks to nobody: its distribution and epmd stay on the loopback address.
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+    }
 
 
 def _rabbitmq_hash(password: str) -> str:
@@ -311,7 +318,7 @@ def _rabbitmq_hash(password: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def _rabbitmq_script() -> Path:
+def rabbitmq_script() -> Path:
     found = shutil.which("rabbitmq-server")
     candidates = [Path(found).resolve()] if found else []
     # Distribution packages put a wrapper on the PATH that switches user; the script itself lies with the library.

@@ -465,6 +465,11 @@ def forget_failing_host(engine: Engine, host: str) -> None:
 
 @lru_cache(maxsize=8)
 def _open(address: str) -> Engine:
+    return new_engine(address)
+
+
+def new_engine(address: str) -> Engine:
+    """As `open_catalog`, of any address and apart from the engines that are kept: for catalogs of a moment."""
     try:
         url = make_url(address)
         engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _server(url)

@@ -388,11 +388,20 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         config_hash=cycle.metadata["config_hash"],
         inputs_hash=cycle.metadata["inputs_hash"],
         effective_ig12=cycle.metadata["effective_index"],
-        details=cycle.metadata,
+        # In the catalog only: the files are named and hashed by what is in them.
+        details={**cycle.metadata, "plan": {"region": plan.region, "step_deg": plan.step_deg}},
         files=[str(path.relative_to(settings.lake_root)) for path in files],
         now=datetime.now(UTC),
     )
     return files
+
+
+def plan_of(recorded: catalog.Cycle) -> CyclePlan | None:
+    """The plan that a recorded cycle was run by; None where the record is of an older release, or was made again."""
+    said = recorded.details.get("plan")
+    if said is None:
+        return None
+    return CyclePlan(recorded.valid_time, recorded.available_until, said["region"], said["step_deg"])
 
 
 def run_chunk(settings: Settings, plans: list[CyclePlan]) -> int:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "AUTONVIS_"
@@ -16,6 +16,8 @@ TIERS = ("PLATINUM", "GOLD", "SILVER", "BRONZE")
 """What a sounder may declare of itself when it registers."""
 UNDECLARED = "undeclared"
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SECRETS = ("backup_passphrase",)
+"""Settings whose values no message shows."""
 
 
 class SettingsError(ValueError):
@@ -123,6 +125,21 @@ class Settings(BaseSettings):
         None, gt=0, description="Days that landed raw bytes are kept after their curation; default for ever."
     )
 
+    backup_to: str | None = Field(
+        None,
+        description="Folder or fsspec URL (s3://bucket/prefix) of the backups; default HOME-backups beside HOME: another disk is safer.",
+    )
+    backup_passphrase: SecretStr | None = Field(
+        None,
+        min_length=8,
+        description="Passphrase of what is secret in a backup; without one configuration and secrets are left out.",
+    )
+    backup_passphrase_file: Path | None = Field(None, description="File that holds the passphrase instead.")
+    backup_daily: int = Field(30, ge=1, description="Days of which the newest full backup is kept.")
+    backup_weekly: int = Field(12, ge=0, description="Weeks of which the newest full backup is kept.")
+    backup_increments_d: float = Field(2.0, gt=0, description="Days that increments are kept.")
+    backup_log_d: float = Field(7.0, ge=0, description="Days of logs in a full backup.")
+
     sources: str = Field(
         "", description="Pull sources of the live system, comma separated: giro, swpc, drop."
     )
@@ -165,6 +182,11 @@ class Settings(BaseSettings):
     @property
     def lake_root(self) -> Path:
         return self.lake if self.lake is not None else self.home / "lake"
+
+    @property
+    def backup_address(self) -> str:
+        home = self.home.resolve()
+        return self.backup_to or str(home.with_name(f"{home.name}-backups"))
 
     @property
     def catalog_url(self) -> str:
@@ -217,7 +239,8 @@ def load_settings() -> Settings:
         return Settings()  # type: ignore[call-arg]
     except ValidationError as error:
         problems = "; ".join(
-            f"{PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']} (got {item['input']!r})"
+            f"{PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            + ("" if item["loc"][0] in SECRETS else f" (got {item['input']!r})")
             for item in error.errors()
         )
         raise SettingsError(problems) from error
