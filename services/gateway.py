@@ -22,30 +22,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import logging
 import re
-import resource
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 
-import msgspec
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.broker_auth import BrokerAuth
-from services.http_limits import LimitedProtocol
+from services.http_server import (
+    PROBLEM_HANDLERS,
+    Server,
+    allow_connections,
+    listen,
+    spare_collections,
+    uvicorn_config,
+)
 from services.metrics import TimedAnswers, metrics_route
 from services.mosquitto_users import keep_in_step
 from services.openapi import openapi_document
@@ -96,7 +98,7 @@ def create_app(settings: Settings, lines: socket.socket | None = None) -> Starle
             metrics_route(settings, shows_system=True),
             *BrokerAuth(gateway.door).routes(),
         ],
-        exception_handlers={Problem: _problem, HTTPException: _http_problem, Exception: _server_problem},
+        exception_handlers=PROBLEM_HANDLERS,
         middleware=[Middleware(TimedAnswers, service="gateway")],
         lifespan=gateway.lifespan,
     )
@@ -255,50 +257,9 @@ def _batch(delivery: Delivery) -> tuple[list[str | None], str, str | None]:
     return [known_dataset(item, dataset) for item in delivery.values], source, licence
 
 
-def _problem(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    body = msgspec.json.encode(error.document())
-    return Response(body, error.status, error.headers, media_type="application/problem+json")
-
-
-def _http_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    problem = Problem(error.status_code, str(error.detail), f"{request.method} {request.url.path}")
-    problem.headers = dict(error.headers or {})
-    return _problem(request, problem)
-
-
-def _server_problem(request: Request, error: Exception) -> Response:
-    log.error("event=failed path=%s", request.url.path, exc_info=error)
-    return _problem(request, Problem(500, "Internal error", "the request was not stored; this is logged"))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, ending in order on SIGTERM and SIGINT instead of dying by them afterwards."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        yield
-
-    def _stop(self) -> None:
-        self.should_exit = True
-
-
 def http_config(settings: Settings, lines: socket.socket | None = None) -> uvicorn.Config:
     """uvicorn's configuration of the gateway, with its limits."""
-    protocol = type("Protocol", (LimitedProtocol,), {"max_connections": settings.max_connections})
-    return uvicorn.Config(
-        create_app(settings, lines),
-        http=protocol,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-    )
+    return uvicorn_config(create_app(settings, lines), settings.max_connections)
 
 
 def serve(settings: Settings, announce: Callable[[str, str], None]) -> None:
@@ -308,47 +269,15 @@ def serve(settings: Settings, announce: Callable[[str, str], None]) -> None:
         OSError: an address cannot be listened on.
     """
     with (
-        _listen(settings.gateway_host, settings.gateway_port) as http,
-        _listen(settings.gateway_host, settings.tcp_port) as lines,
+        listen(settings.gateway_host, settings.gateway_port) as http,
+        listen(settings.gateway_host, settings.tcp_port) as lines,
     ):
         announce(
             f"http://{settings.gateway_host}:{http.getsockname()[1]}",
             f"tcp://{settings.gateway_host}:{lines.getsockname()[1]}",
         )
-        _spare_collections()
-        uvloop.run(_Server(http_config(settings, lines)).serve(sockets=[http]))
-
-
-def _spare_collections() -> None:
-    """Keeps what was imported out of the garbage collector's sight.
-
-    Going through the contracts and the libraries again and again holds up every answer (P99 60 ms instead of 12).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    # asyncio sets this only on sockets whose protocol number is given; without it every answer waits 40 ms for an ACK.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _allow_connections(max_connections: int) -> None:
-    """Asks for a file descriptor for every connection; says so when the limit of the system is lower."""
-    wanted = 2 * max_connections + 200
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning("event=few-descriptors wanted=%d allowed=%d", wanted, allowed)
+        spare_collections()
+        uvloop.run(Server(http_config(settings, lines)).serve(sockets=[http]))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -375,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
             update={name: value for name, value in given.items() if value is not None}
         )
         catalog.open_catalog(settings)
-        _allow_connections(settings.max_connections)
+        allow_connections(settings.max_connections)
         serve(
             settings,
             lambda url, lines: log.info(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.openapi_parts import JSON, PROBLEM, SOUNDER_ID, answer_of, problem_of, problems_of, ref
 from tasks.contracts import SENT_AT, submission_schema
 from tasks.landing.door import BATCH_ITEMS
 from tasks.landing.idempotency import KEY_CHARACTERS
 from tasks.landing.receipts import DATASETS, REASONS
 from tasks.settings import TIERS
-
-JSON = "application/json"
-PROBLEM_JSON = "application/problem+json"
-SOUNDER_ID = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$"
 
 _VERSION: dict[str, Any] = {
     "version": {"type": "integer", "minimum": 1},
@@ -62,7 +59,7 @@ def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
             "/measurement": {
                 "post": _landing("One measurement, or a list of them", _one_or_many("measurements"))
             },
-            "/batch": {"post": _landing("Many items, of one dataset or mixed", _ref("Batch"))},
+            "/batch": {"post": _landing("Many items, of one dataset or mixed", ref("Batch"))},
             "/register": {"post": _registration()},
             **{f"/broker/{question}": {"post": _question(question)} for question in _QUESTIONS},
             "/sounders/{sounder_id}": {"get": _metadata("sounder", "A sounder's metadata", "Registered")},
@@ -74,8 +71,8 @@ def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
                     "summary": "200 only while the spool can be written",
                     "operationId": "health",
                     "responses": {
-                        "200": _answer("It can", {"type": "object", "required": ["status"]}),
-                        "503": _problem("It cannot"),
+                        "200": answer_of("It can", {"type": "object", "required": ["status"]}),
+                        "503": problem_of("It cannot"),
                     },
                 }
             },
@@ -84,7 +81,7 @@ def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
                     "summary": "The JSON Schema of one submitted item, per dataset",
                     "operationId": "schema",
                     "responses": {
-                        "200": _answer("The schemas", {"type": "object", "required": list(DATASETS)})
+                        "200": answer_of("The schemas", {"type": "object", "required": list(DATASETS)})
                     },
                 }
             },
@@ -92,7 +89,9 @@ def openapi_document(version: str, body_bytes: int) -> dict[str, Any]:
                 "get": {
                     "summary": "This document",
                     "operationId": "openapi",
-                    "responses": {"200": _answer("It", {"type": "object", "required": ["openapi", "paths"]})},
+                    "responses": {
+                        "200": answer_of("It", {"type": "object", "required": ["openapi", "paths"]})
+                    },
                 }
             },
             "/metrics": {
@@ -231,20 +230,10 @@ def _schemas() -> dict[str, Any]:
         "Receipts": {
             "type": "object",
             "required": ["receipts"],
-            "properties": {"receipts": {"type": "array", "minItems": 1, "items": _ref("Receipt")}},
+            "properties": {"receipts": {"type": "array", "minItems": 1, "items": ref("Receipt")}},
             "additionalProperties": False,
         },
-        "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail"],
-            "properties": {
-                "type": {"type": "string"},
-                "title": {"type": "string"},
-                "status": {"type": "integer"},
-                "detail": {"type": "string", "description": "What to do."},
-                "retry_after_s": {"type": "integer"},
-            },
-        },
+        "Problem": PROBLEM,
     }
 
 
@@ -274,9 +263,9 @@ def _landing(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
         ],
         "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
         "responses": {
-            "200": _answer("Judged and not stored (dry_run)", _ref("Receipts")),
-            "202": _answer("On disk", _ref("Receipts")),
-            **_problems(
+            "200": answer_of("Judged and not stored (dry_run)", ref("Receipts")),
+            "202": answer_of("On disk", ref("Receipts")),
+            **problems_of(
                 {
                     **_WHEN_POSTED,
                     409: "The first request with this Idempotency-Key is under way",
@@ -302,11 +291,11 @@ def _registration() -> dict[str, Any]:
         "summary": "A sounder's metadata; a change of them needs its credential and is kept as a new version",
         "operationId": "register",
         "security": [{}, {"credential": []}],
-        "requestBody": {"required": True, "content": {JSON: {"schema": _ref("Sounder")}}},
+        "requestBody": {"required": True, "content": {JSON: {"schema": ref("Sounder")}}},
         "responses": {
-            "200": _answer("Recorded", answered),
-            "201": _answer("Registered; the credential is shown this once", answered),
-            **_problems({**_WHEN_POSTED, 409: "Registered already, and the credential was not sent"}),
+            "200": answer_of("Recorded", answered),
+            "201": answer_of("Registered; the credential is shown this once", answered),
+            **problems_of({**_WHEN_POSTED, 409: "Registered already, and the credential was not sent"}),
         },
     }
 
@@ -322,7 +311,7 @@ def _question(name: str) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": form}},
         "responses": {
             "200": {"description": "The answer", "content": {"text/plain": {"schema": said}}},
-            **{str(status): _problem(_WHEN_POSTED[status]) for status in statuses},
+            **{str(status): problem_of(_WHEN_POSTED[status]) for status in statuses},
         },
     }
 
@@ -339,30 +328,10 @@ def _metadata(operation_id: str, summary: str, schema: str) -> dict[str, Any]:
         "operationId": operation_id,
         "security": [{"credential": []}],
         "parameters": [{**path, "schema": {"type": "string", "pattern": SOUNDER_ID}}],
-        "responses": {"200": _answer("It", _ref(schema)), **_problems(statuses)},
+        "responses": {"200": answer_of("It", ref(schema)), **problems_of(statuses)},
     }
 
 
 def _one_or_many(dataset: str) -> dict[str, Any]:
-    many = {"type": "array", "minItems": 1, "maxItems": BATCH_ITEMS, "items": _ref(dataset)}
-    return {"anyOf": [_ref(dataset), many]}
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {JSON: {"schema": schema}}}
-
-
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {PROBLEM_JSON: {"schema": _ref("Problem")}}}
-
-
-def _problems(descriptions: dict[int, str]) -> dict[str, Any]:
-    answers: dict[str, Any] = {str(status): _problem(text) for status, text in sorted(descriptions.items())}
-    for status in answers.keys() & {"429", "503"}:
-        seconds = {"schema": {"type": "integer"}, "description": "Seconds to wait."}
-        answers[status]["headers"] = {"Retry-After": seconds}
-    return answers
+    many = {"type": "array", "minItems": 1, "maxItems": BATCH_ITEMS, "items": ref(dataset)}
+    return {"anyOf": [ref(dataset), many]}

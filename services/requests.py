@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tasks.landing.door import CHALLENGE, Door, Holding, Problem, read
+from tasks.landing.door import CHALLENGE, Door, Problem, read
 from tasks.submissions import Delivery
 
 BODY_BYTES = 8 * 2**20
@@ -29,7 +29,7 @@ async def receive(request: Request, door: Door) -> AsyncIterator[tuple[str | Non
     """
     sounder_id = await authenticate(request, door)
     with door.holding() as held:
-        body = await _read_body(request, held)
+        body = await read_body(request, held.add)
         yield sounder_id, body, read(body)
 
 
@@ -54,8 +54,12 @@ def answer(status: int, document: dict[str, Any]) -> Response:
     return Response(msgspec.json.encode(document), status, media_type="application/json")
 
 
-async def _read_body(request: Request, held: Holding) -> bytes:
-    """The body as the sender wrote it, inflated."""
+async def read_body(request: Request, hold: Callable[[int], None], most_bytes: int = BODY_BYTES) -> bytes:
+    """The body as the sender wrote it, inflated; `hold` is told of its bytes as they come.
+
+    Raises:
+        Problem: it is too large or too slow, or its encoding cannot be read.
+    """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("identity", "gzip"):
         raise Problem(
@@ -63,9 +67,9 @@ async def _read_body(request: Request, held: Holding) -> bytes:
             "Encoding not supported",
             f"send the body plain or as gzip, not with Content-Encoding {encoding!r}",
         )
-    too_large = Problem(413, "Too large", f"at most {BODY_BYTES} bytes a request", Connection="close")
+    too_large = Problem(413, "Too large", f"at most {most_bytes} bytes a request", Connection="close")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > BODY_BYTES:
+    if length.isdecimal() and int(length) > most_bytes:
         raise too_large
     chunks: list[bytes] = []
     n_bytes = 0
@@ -73,9 +77,9 @@ async def _read_body(request: Request, held: Holding) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
                 n_bytes += len(chunk)
-                if n_bytes > BODY_BYTES:
+                if n_bytes > most_bytes:
                     raise too_large
-                held.add(len(chunk))
+                hold(len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
         detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
@@ -84,19 +88,19 @@ async def _read_body(request: Request, held: Holding) -> bytes:
         raise Problem(400, "Gone", "the sender has left") from error
     body = b"".join(chunks)
     if encoding == "gzip":
-        body = await asyncio.to_thread(_inflate, body)
-        held.add(len(body))
+        body = await asyncio.to_thread(_inflate, body, most_bytes)
+        hold(len(body))
     return body
 
 
-def _inflate(body: bytes) -> bytes:
+def _inflate(body: bytes, most_bytes: int) -> bytes:
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # gzip, with its checksum
     try:
-        plain = stream.decompress(body, BODY_BYTES + 1)
+        plain = stream.decompress(body, most_bytes + 1)
     except zlib.error as error:
         raise Problem(400, "Not gzip", str(error)) from error
-    if len(plain) > BODY_BYTES:
-        raise Problem(413, "Too large", f"at most {BODY_BYTES} bytes a request, inflated")
+    if len(plain) > most_bytes:
+        raise Problem(413, "Too large", f"at most {most_bytes} bytes a request, inflated")
     if not stream.eof:
         raise Problem(400, "Not gzip", "the gzip stream is cut off")
     if stream.unused_data:
