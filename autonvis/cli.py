@@ -220,13 +220,15 @@ def run_simulate(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _network_question(settings: Settings, arguments: argparse.Namespace) -> Question:
     from tasks.cycles import parse_time, plan_cycle
-    from tasks.network_question import Question
+    from tasks.network_question import Known, Question
+    from tasks.target_area import read_demand
 
     time, until = (
         parse_time(text, name) if (text := getattr(arguments, name)) else None
         for name in ("time", "available_until")
     )
-    return Question(settings, plan_cycle(settings, time, until, arguments.region), arguments.demand)
+    known = Known(settings, plan_cycle(settings, time, until, arguments.region))
+    return Question(known, None if arguments.demand is None else read_demand(arguments.demand))
 
 
 def run_network(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -244,10 +246,16 @@ def run_place(settings: Settings, arguments: argparse.Namespace) -> None:
     out = arguments.out or settings.home / "placement"
     if arguments.at is not None:
         latitude_deg, longitude_deg = arguments.at
-        show_what_if(question, latitude_deg, longitude_deg, arguments.tier, out)
+        show_what_if(question, latitude_deg, longitude_deg, arguments.tier, per_h=arguments.per_h, out=out)
     else:
         place_sounders(
-            question, arguments.n, arguments.tier, arguments.mask, at_sea=arguments.at_sea, out=out
+            question,
+            arguments.n,
+            arguments.tier,
+            arguments.mask,
+            per_h=arguments.per_h,
+            at_sea=arguments.at_sea,
+            out=out,
         )
 
 
@@ -390,7 +398,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--start", type=date.fromisoformat, help="UTC date of the first row of files without dates"
     )
     verb(
-        "up", start_system, "Start the live system: broker, gateway, Prefect server and worker, deployments."
+        "up", start_system, "Start the live system: broker, gateway, web service, Prefect server and worker."
     )
     verb("down", stop_system, "Stop the live system.")
     verb("status", show_status, "List the processes of the live system.")
@@ -515,6 +523,10 @@ def build_parser() -> argparse.ArgumentParser:
         default="GOLD",
         help="assumed of the new sounders (default GOLD)",
     )
+    sub.add_argument(
+        "--per-h", type=float, metavar="N",
+        help="observations of foF2 per hour that their echoes give; default what the tier is known for",
+    )  # fmt: skip
     sub.add_argument(
         "--mask", type=Path, metavar="FILE.geojson", help="polygons in which they may stand; default anywhere"
     )

@@ -118,6 +118,24 @@ def start_gateway(settings: Settings, port: int, tcp_port: int) -> tuple[Process
     return process, url
 
 
+def start_web(settings: Settings, environment: dict[str, str], port: int) -> tuple[Process, str]:
+    """Start the web service and wait until it answers; returns the process and its address."""
+    process = spawn(
+        "web",
+        [sys.executable, "-m", "services.web"],
+        {**environment, "AUTONVIS_WEB_PORT": str(port)},
+        settings.log_root,
+    )
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.web_host, settings.web_host)
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    try:
+        wait_for(f"{url}/openapi.json", process, settings.log_root)
+    except BaseException:
+        process.stop()
+        raise
+    return process, url
+
+
 def start_prefect_server(settings: Settings, port: int) -> tuple[Process, str]:
     """Start a Prefect server and wait until it answers; returns the process and its address."""
     server = spawn(
@@ -195,7 +213,7 @@ def start_worker(settings: Settings, environment: dict[str, str]) -> Process:
 
 
 def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]:
-    """Start broker, gateway, Prefect server, deployments and worker; returns the addresses.
+    """Start broker, gateway, web service, Prefect server, deployments and worker; returns the addresses.
 
     Raises:
         StartError: it is up already, or a part did not start (the parts started so far are stopped again).
@@ -210,7 +228,9 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
     def remember() -> None:
         temporary = state_file.with_suffix(".tmp")
         shared = {
-            key: environment[key] for key in ("AUTONVIS_MQTT_URL", "PREFECT_API_URL") if key in environment
+            key: environment[key]
+            for key in ("AUTONVIS_MQTT_URL", "AUTONVIS_PUBLIC_URL", "PREFECT_API_URL")
+            if key in environment
         }
         temporary.write_text(
             json.dumps({"processes": [asdict(one) for one in started], "environment": shared})
@@ -242,6 +262,13 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         remember()
         say(f"gateway  {gateway_url} and JSON lines on tcp://{settings.gateway_host}:{tcp_port}")
 
+        web_port = choose_port(settings.web_port, "AUTONVIS_WEB_PORT")
+        web, web_url = start_web(settings, environment, web_port)
+        started.append(web)
+        environment["AUTONVIS_PUBLIC_URL"] = settings.public_url or web_url
+        remember()
+        say(f"web      {web_url}")
+
         port = choose_port(settings.prefect_port, "AUTONVIS_PREFECT_PORT")
         server, prefect_url = start_prefect_server(settings, port)
         started.append(server)
@@ -256,7 +283,12 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
     except BaseException:
         down(settings, say=lambda _: None)
         raise
-    return {"gateway": gateway_url, "prefect": prefect_url, "mqtt": environment["AUTONVIS_MQTT_URL"]}
+    return {
+        "gateway": gateway_url,
+        "web": web_url,
+        "prefect": prefect_url,
+        "mqtt": environment["AUTONVIS_MQTT_URL"],
+    }
 
 
 def status(settings: Settings) -> list[Process]:

@@ -48,10 +48,10 @@ def report(day: date | None = None) -> str:
         sounder_table(summary), key="sounders", description=f"Sounders on {chosen.isoformat()}"
     )
     create_link_artifact(
-        (folder / "index.html").resolve().as_uri(),
+        quality_pages.address(settings, folder),
         key="report",
-        link_text="The report",
-        description="On this host",
+        link_text=f"The report of {chosen.isoformat()}",
+        description="All pages",
     )
     get_run_logger().info("report in %s", folder)
     return str(folder)

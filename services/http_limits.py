@@ -55,6 +55,9 @@ class LimitedProtocol(H11Protocol):
             self._answer_timer.cancel()
             self._answer_timer = None
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is no HTTP/1.1, or its address and headers have more than 64 KiB")
+
     def _cancel_header_timer(self) -> None:
         if self._header_timer is not None:
             self._header_timer.cancel()

@@ -295,7 +295,7 @@ def network_markdown(report: NetworkReport) -> str:
                 percent(100.0 * row["variance_bought_share"]),
                 "-" if pd.isna(row["redundancy"]) else f"{row['redundancy']:.0%}",
                 percent(100.0 * row["upgrade_gain_mhz2"] / report.variance_mhz2)
-                if row["upgrade_tier"]
+                if isinstance(row["upgrade_tier"], str)
                 else "-",
             ]
             for row in sounders.head(NETWORK_LISTED).to_dict("records")

@@ -407,6 +407,22 @@ def cycles(engine: Engine, *, start: datetime | None = None, end: datetime | Non
         return list(session.scalars(query))
 
 
+def newest_cycles(engine: Engine, n_cycles: int) -> list[tuple[str, datetime, datetime, list[str]]]:
+    """Id, valid time, availability and files of the recorded cycles, newest valid time first; of one time the last recorded."""
+    query = select(Cycle.cycle_id, Cycle.valid_time, Cycle.available_until, Cycle.files)
+    query = query.order_by(Cycle.valid_time.desc(), Cycle.recorded_at.desc()).limit(n_cycles)
+    with Session(engine.execution_options(is_reading=True)) as session:
+        return [
+            (row.cycle_id, row.valid_time, row.available_until, row.files) for row in session.execute(query)
+        ]
+
+
+def get_cycle(engine: Engine, cycle_id: str) -> Cycle | None:
+    """A recorded cycle, detached from the session."""
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        return session.get(Cycle, cycle_id)
+
+
 def get_cursor(engine: Engine, source: str, key: str) -> datetime | None:
     """The time up to which this series of a source has been fetched, None before the first fetch."""
     with Session(engine.execution_options(is_reading=True)) as session:

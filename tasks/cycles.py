@@ -352,6 +352,12 @@ def check_cycles(cycles: list[Cycle]) -> None:
             )
 
 
+def file_name(part: str, plan: CyclePlan) -> str:
+    """Name in the lake, without ending, of a part of a cycle; what depends on the region says which."""
+    is_regional = part in ("analysis", "forecast", "network") and plan.region != "global"
+    return f"{part}-{plan.stamp}" + ("-" + plan.region.replace(",", "_") if is_regional else "")
+
+
 def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]:
     """Publish what a cycle says to the lake, then record it in the catalog: the record is the commit.
 
@@ -374,8 +380,7 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
         if table.num_rows == 0 and dataset in ("sounders", "echoes", "network"):
             lake.withdraw(dataset, f"{part}-{plan.stamp}", settings=settings)
             continue
-        is_region = dataset in ("analysis", "network") and plan.region != "global"
-        name = f"{part}-{plan.stamp}" + ("-" + plan.region.replace(",", "_") if is_region else "")
+        name = file_name(part, plan)
         published = lake.publish(dataset, table, name, settings=settings, metadata=metadata)
         # The leads of an earlier run may have reached into days that these do not.
         lake.withdraw(dataset, name, settings=settings, keep=published)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ import pandas as pd
 from tasks.gaps import Gap
 from tasks.map import DPI, INK, QUIET, WIDTH_PX, coastlines
 from tasks.placement import GainMap, Placed
+from tasks.target_area import AreaError
 
 N_LEVELS = 9
 MARGIN_PX = 60
@@ -73,16 +74,22 @@ def placement_geojson(
 
 
 def draw_gain_map(
-    found: GainMap, placed: Sequence[Placed], sounders: pd.DataFrame, *, title_note: str, path: Path
+    found: GainMap,
+    placed: Sequence[Placed],
+    sounders: pd.DataFrame,
+    *,
+    title_note: str,
+    path: Path | IO[bytes],
 ) -> None:
     """The gain of one more sounder in per cent of the variance as colours, with those that are there and those placed.
 
     Args:
         sounders: latitude_deg and longitude_deg of those that are there.
         title_note: second line of the title.
+        path: file to write the PNG to.
 
     Raises:
-        ValueError: the grid is not at least two points high and wide.
+        AreaError: the grid is not at least two points high and wide.
     """
     import matplotlib as mpl
     from matplotlib import style
@@ -91,9 +98,7 @@ def draw_gain_map(
 
     latitudes, longitudes = found.area.grid.axes()
     if latitudes.size < 2 or longitudes.size < 2:
-        raise ValueError(
-            f"a map needs two points each way, the grid has {latitudes.size} x {longitudes.size}"
-        )
+        raise AreaError(f"a map needs two points each way, the grid has {latitudes.size} x {longitudes.size}")
     half = found.area.grid.step_deg / 2.0
     west, east = longitudes[0] - half, longitudes[-1] + half
     south, north = max(latitudes[0] - half, -90.0), min(latitudes[-1] + half, 90.0)

@@ -74,15 +74,28 @@ def polygon_mask(path: Path) -> Mask:
         AreaError: the file cannot be read, is no GeoJSON, or holds no polygon.
     """
     try:
-        document = json.loads(path.read_bytes())
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise AreaError(f"mask {path}: cannot be read as GeoJSON: {error}") from error
+    return geojson_mask(text, f"mask {path}")
+
+
+def geojson_mask(text: str, name: str) -> Mask:
+    """As `polygon_mask`, from the text itself; errors begin with `name`.
+
+    Raises:
+        AreaError: the text is no GeoJSON, or holds no polygon.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AreaError(f"{name}: cannot be read as GeoJSON: {error}") from error
     try:
         polygons = [[_Ring(ring) for ring in rings] for rings in _polygons(document)]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise AreaError(f"mask {path}: is no GeoJSON with polygons: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+        raise AreaError(f"{name}: is no GeoJSON with polygons: {error}") from error
     if not polygons:
-        raise AreaError(f"mask {path}: holds no Polygon or MultiPolygon")
+        raise AreaError(f"{name}: holds no Polygon or MultiPolygon")
 
     def inside(latitude: Array, longitude: Array) -> NDArray[np.bool_]:
         allowed = np.zeros(latitude.size, dtype=np.bool_)

@@ -265,25 +265,26 @@ def nearest_sounder(latitude_deg: Array, longitude_deg: Array) -> tuple[NDArray[
 
 def advise(row: Mapping[str, Any], variance_mhz2: float) -> str:
     """What to do about one sounder of the table, in a sentence or two."""
+    has_upgrade = isinstance(row["upgrade_tier"], str)  # a frame has NaN where there is none
     if not row["n_obs"]:
         text = "None of its observations was used: its echoes tell no foF2, or its rows of the dataset feedback say why."
         gain = 100.0 * row["upgrade_gain_mhz2"] / variance_mhz2
-        if row["upgrade_tier"] and gain >= 100.0 * WORTH_AN_UPGRADE:
+        if has_upgrade and gain >= 100.0 * WORTH_AN_UPGRADE:
             text += f" As {row['upgrade_tier']} it would take {percent(gain)} of the variance off."
         return text
     rise = percent(row["variance_rise_percent"])
     if row["is_redundant"]:
         neighbour = (
             f"{row['nearest_sounder_id']}, {row['nearest_km']:.0f} km away, says the same"
-            if row["nearest_sounder_id"] and row["nearest_km"] <= NEAR_KM
+            if isinstance(row["nearest_sounder_id"], str) and row["nearest_km"] <= NEAR_KM
             else "the others together say the same"
         )
         return f"Without it the variance would rise by {rise}; {neighbour}. It would be worth more elsewhere."
     text = f"Without it the variance over the area would rise by {rise}."
-    if not row["upgrade_tier"]:
+    if not has_upgrade:
         return text
     gain = 100.0 * row["upgrade_gain_mhz2"] / variance_mhz2
-    if row["upgrade_tier"] and gain >= 100.0 * WORTH_AN_UPGRADE:
+    if gain >= 100.0 * WORTH_AN_UPGRADE:
         return f"{text} As {row['upgrade_tier']} it would take {percent(gain)} more off: worth an upgrade."
     return f"{text} As {row['upgrade_tier']} it would take off only {percent(gain)} more."
 

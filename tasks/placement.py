@@ -33,6 +33,8 @@ Array: TypeAlias = NDArray[np.float64]
 MINUTES_PER_H, SECONDS_PER_H = 60.0, 3600.0
 MOST_COVARIANCES = 10_000_000
 """Held at once between the rows and those of candidates, 80 MB."""
+MOST_PER_H = 3_600.0
+"""Beyond one observation for each window of the analysis a higher rate changes nothing."""
 HMF2 = QUANTITIES.index("hmf2_km")
 
 
@@ -48,15 +50,23 @@ class NewSounder:
     error: TierError
 
     @classmethod
-    def of_tier(cls, tier: str, table: Mapping[str, TierError] = ASSUMED) -> NewSounder:
-        """A sounder of a tier by a table of errors.
+    def of_tier(
+        cls, tier: str, table: Mapping[str, TierError] = ASSUMED, per_h: float | None = None
+    ) -> NewSounder:
+        """A sounder of a tier by a table of errors; `per_h` are its observations of foF2 per hour, by default those of its tier.
 
         Raises:
-            PlacementError: there is no such tier.
+            PlacementError: there is no such tier, or no such rate.
         """
         if tier not in table:
             raise PlacementError(f"tier {tier!r} is none of {', '.join(table)}")
-        return cls(tier, table[tier])
+        if per_h is None:
+            return cls(tier, table[tier])
+        if not 0.0 <= per_h <= MOST_PER_H:
+            raise PlacementError(
+                f"observations per hour must lie between 0 and {MOST_PER_H:g}, got {per_h:g}"
+            )
+        return cls(tier, replace(table[tier], per_h=per_h))
 
     def ages_h(self, kernel: KernelConfig, valid_at: pd.Timestamp) -> Array:
         """Ages of its observations that the analysis would use at a time, oldest first, shape (J,).
@@ -166,8 +176,8 @@ def gain_map(
     chosen = np.flatnonzero(mask(candidates.latitude_deg, candidates.longitude_deg))
     if not chosen.size:
         raise PlacementError(
-            f"no point of the grid of {candidates.grid.step_deg:g} degrees lies within the mask: widen it, or ask about one "
-            "place with --at"
+            f"no point of the grid of {candidates.grid.step_deg:g} degrees lies within the mask: widen it, or try one "
+            "place"
         )
     latitude, longitude = candidates.latitude_deg[chosen], candidates.longitude_deg[chosen]
     gain = np.full(len(candidates), np.nan)

@@ -62,6 +62,13 @@ def write_report(settings: Settings, day: Day, summary: pd.DataFrame, kernel: Ke
     return target
 
 
+def address(settings: Settings, folder: Path) -> str:
+    """Where people read a report: at the public address of the web service if it is known, else as a file of this host."""
+    if settings.public_url is None:
+        return (folder / "index.html").resolve().as_uri()
+    return f"{settings.public_url.rstrip('/')}/report/{folder.name}/"
+
+
 def page_of(sounder_id: str) -> str:
     """Page of a sounder within the report's folder; ids are file names but for a leading dot."""
     return f"sounders/{re.sub(r'[^A-Za-z0-9_.-]', '_', sounder_id)}.html"

@@ -92,6 +92,18 @@ class Settings(BaseSettings):
         256, ge=0, description="Free space in MB below which HTTP and TCP refuse, so that curation can go on."
     )
 
+    web_host: str = Field("127.0.0.1", description="Address the web service listens on.")
+    web_port: int = Field(8080, ge=0, le=65_535, description="Port of the web service; 0 takes a free one.")
+    web_origins: str = Field(
+        "",
+        description="Other sites whose pages may read the web service (GET), comma separated, e.g. https://example.org; empty for none.",
+    )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+[^\s?#]*$",
+        description="Address under which people reach the web service, for links to it; default the one that `autonvis up` starts.",
+    )
+
     prefect_port: int = Field(
         4200, ge=0, le=65_535, description="Port of the Prefect server; 0 takes a free one."
     )
@@ -178,6 +190,11 @@ class Settings(BaseSettings):
     def source_names(self) -> list[str]:
         """The pull sources that are switched on."""
         return [name.strip() for name in self.sources.split(",") if name.strip()]
+
+    @property
+    def web_origin_names(self) -> list[str]:
+        """The sites that may read the web service."""
+        return [name.strip() for name in self.web_origins.split(",") if name.strip()]
 
     @property
     def lake_root(self) -> Path:

@@ -87,20 +87,41 @@ def with_demand(area: Area, demand: Demand) -> Area:
     return replace(area, weight=weight / weight.sum())
 
 
-def with_demand_file(area: Area, path: Path) -> Area:
-    """The area weighted by the places of a CSV file with latitude_deg, longitude_deg and weight; each place counts at the
-    nearest grid point, and those farther from it than the spacing are outside.
+@dataclass(frozen=True)
+class DemandPlaces:
+    """Places that count."""
+
+    name: str
+    """What it is called in messages."""
+    rows: pd.DataFrame
+    """latitude_deg, longitude_deg and weight."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_demand(path: Path) -> DemandPlaces:
+    """The places of a CSV file with latitude_deg, longitude_deg and weight.
 
     Raises:
-        AreaError: the file cannot be read, lacks a column, has a value that is none, or no place lies in the area.
+        AreaError: the file cannot be read.
     """
-    names = ["latitude_deg", "longitude_deg", "weight"]
     try:
-        rows = pd.read_csv(path)
+        return DemandPlaces(str(path), pd.read_csv(path))
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise AreaError(f"demand {path}: cannot be read: {error}") from error
+
+
+def with_demand_places(area: Area, demand: DemandPlaces) -> Area:
+    """The area weighted by places; each counts at the nearest grid point, and those farther from it than the spacing are outside.
+
+    Raises:
+        AreaError: a column is missing, a value is none, or no place lies in the area.
+    """
+    names = ["latitude_deg", "longitude_deg", "weight"]
+    rows = demand.rows
     if missing := [name for name in names if name not in rows]:
-        raise AreaError(f"demand {path}: lacks the columns {', '.join(missing)}")
+        raise AreaError(f"demand {demand}: lacks the columns {', '.join(missing)}")
     columns = [pd.to_numeric(rows[name], errors="coerce").to_numpy(np.float64) for name in names]
     latitude, longitude, weight = columns
     with np.errstate(invalid="ignore"):
@@ -110,7 +131,7 @@ def with_demand_file(area: Area, path: Path) -> Area:
     if is_wrong.any():
         row = int(np.flatnonzero(is_wrong)[0])
         raise AreaError(
-            f"demand {path}: row {row + 1} is no place with a weight of zero or more: "
+            f"demand {demand}: row {row + 1} is no place with a weight of zero or more: "
             + ", ".join(str(rows[name].iloc[row]) for name in names)
         )
     tree = cKDTree(unit_vectors(area.latitude_deg, area.longitude_deg))
@@ -118,5 +139,5 @@ def with_demand_file(area: Area, path: Path) -> Area:
     is_inside = distance <= np.radians(area.grid.step_deg)
     total = np.bincount(nearest[is_inside], weights=weight[is_inside], minlength=len(area))
     if not total.any():
-        raise AreaError(f"demand {path}: none of its {len(rows)} places has weight in the area")
+        raise AreaError(f"demand {demand}: none of its {len(rows)} places has weight in the area")
     return replace(area, weight=total / total.sum())

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.grid import Grid
 from tasks.masks import box_mask, on_land, polygon_mask
-from tasks.target_area import Area, AreaError, area_of, with_demand, with_demand_file
+from tasks.target_area import Area, AreaError, area_of, read_demand, with_demand, with_demand_places
 from tasks.window import EARTH_RADIUS_KM
 
 RING = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
@@ -145,7 +145,7 @@ def test_a_demand_weighs_and_is_checked(tmp_path: Path) -> None:
             with_demand(area, partial(lambda value, latitude, _: np.full(latitude.size, value), wrong))
     path = tmp_path / "demand.csv"
     path.write_text("latitude_deg,longitude_deg,weight\n51,179.9,1\n49,-179.8,2\n0,181,1\n", encoding="utf-8")
-    demanded = with_demand_file(area, path)
+    demanded = with_demand_places(area, read_demand(path))
     at = {
         (area.latitude_deg[i], area.longitude_deg[i]): demanded.weight[i]
         for i in np.flatnonzero(demanded.weight)
@@ -170,5 +170,5 @@ def test_a_faulty_demand_is_named(tmp_path: Path, text: str, message: str) -> No
     path.write_text(text, encoding="utf-8")
     area = area_of(lambda step: Grid.box(40.0, 0.0, 50.0, 20.0, step))
     with pytest.raises(AreaError, match=message) as caught:
-        with_demand_file(area, path)
+        with_demand_places(area, read_demand(path))
     assert str(path) in str(caught.value)

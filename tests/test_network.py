@@ -300,6 +300,7 @@ def test_nearest_sounders_over_the_date_line_and_at_one_place() -> None:
         ({}, "As GOLD it would take 5.0 % more off: worth an upgrade."),
         ({"upgrade_gain_mhz2": 0.0001}, "As GOLD it would take off only less than 0.1 % more."),
         ({"upgrade_tier": None}, "Without it the variance over the area would rise by 12 %."),
+        ({"upgrade_tier": float("nan")}, "Without it the variance over the area would rise by 12 %."),
         ({"is_redundant": True}, "BBB02, 80 km away, says the same. It would be worth more elsewhere."),
         ({"is_redundant": True, "nearest_km": 501.0}, "; the others together say the same. It would"),
         ({"n_obs": 0}, "None of its observations was used"),
@@ -310,7 +311,9 @@ def test_advice(changes: dict[str, Any], expected: str) -> None:
         "n_obs": 10, "variance_rise_percent": 12.3, "is_redundant": False, "nearest_sounder_id": "BBB02",
         "nearest_km": 80.4, "upgrade_tier": "GOLD", "upgrade_gain_mhz2": 0.01,
     }  # fmt: skip
-    assert expected in advise({**row, **changes}, 0.2)
+    said = advise({**row, **changes}, 0.2)
+    assert expected in said
+    assert "As nan" not in said
     assert [percent(value) for value in (124.5, 9.96, 9.94, 0.05, 0.04)] == [
         *("124 %", "10 %", "9.9 %", "0.1 %", "less than 0.1 %")
     ]

@@ -48,12 +48,13 @@ def test_readme_commands_run(tmp_path: Path) -> None:
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("AUTONVIS_", "PREFECT_"))
     }
-    gateway_port, prefect_port = free_port(), free_port()
+    gateway_port, web_port, prefect_port = free_port(), free_port(), free_port()
     environment = {
         **kept,
         "AUTONVIS_HOME": str(tmp_path / "var"),
         "AUTONVIS_GATEWAY_PORT": str(gateway_port),
         "AUTONVIS_TCP_PORT": "0",
+        "AUTONVIS_WEB_PORT": str(web_port),
         "AUTONVIS_PREFECT_PORT": str(prefect_port),
         "MAKEFLAGS": "",
     }
@@ -65,6 +66,7 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             output[command] = shell(command.replace("var/", f"{tmp_path}/var/"), environment)
             if command == "make up":
                 assert httpx.get(f"http://127.0.0.1:{gateway_port}/health", timeout=5).status_code == 200
+                assert "AutoNVIS" in httpx.get(f"http://127.0.0.1:{web_port}/", timeout=5).text
                 answer = httpx.post(
                     f"http://127.0.0.1:{prefect_port}/api/deployments/filter", json={}, timeout=10
                 )
