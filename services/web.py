@@ -48,6 +48,7 @@ from services.web_openapi import web_document
 from services.web_pages import front_page, reports_page
 from tasks import catalog
 from tasks.landing.door import Problem
+from tasks.metrics.doors import ErrorCounter
 from tasks.products import CURRENT
 from tasks.settings import Settings, SettingsError, load_settings
 
@@ -137,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="port, 0 for a free one (default: AUTONVIS_WEB_PORT)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger().addHandler(ErrorCounter())
     try:
         settings = load_settings()
         host = settings.web_host if options.host is None else options.host
