@@ -317,6 +317,16 @@ def run_verify_backup(settings: Settings, arguments: argparse.Namespace) -> None
         sys.exit(1)
 
 
+def run_maintain(settings: Settings, _: argparse.Namespace) -> None:
+    from datetime import UTC, datetime
+
+    from tasks.maintenance import maintain
+
+    if not settings.home.is_dir():
+        raise ValueError(f"there is nothing to maintain: {settings.home} (AUTONVIS_HOME) is no folder")
+    print(maintain(settings, now=datetime.now(UTC)).summary().replace("; ", "\n"))
+
+
 def run_rebuild_catalog(settings: Settings, _: argparse.Namespace) -> None:
     from tasks.catalog_rebuild import rebuild_catalog
 
@@ -634,6 +644,13 @@ def build_parser() -> argparse.ArgumentParser:
         "autonvis verify-backup\nautonvis verify-backup s3://bucket/autonvis",
     )
     sub.add_argument("source", nargs="?", metavar="FROM", help="place of the backups, or one archive in it")
+    verb(
+        "maintain",
+        run_maintain,
+        "Remove what is past its retention, compact the small files of settled days, rotate logs, vacuum Prefect's database, and "
+        "say when the disk will be full; the system may run.",
+        "autonvis maintain",
+    )
     verb("rebuild-catalog", run_rebuild_catalog, "Make a lost catalog again from what landed and the lake.")
     verb(
         "mosquitto-users",

@@ -30,6 +30,10 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
         # In memory, its default, leases are lost with the server, and the slots of runs then under way are never freed.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        # Its database would grow for ever: by default runs, logs and artifacts are never removed.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"{settings.run_retention_d * 86_400:.0f}",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"{settings.event_retention_d * 86_400:.0f}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",

@@ -15,6 +15,7 @@ from prefect.states import Completed
 from services.broker_definitions import export_definitions
 from tasks import backup as backups
 from tasks.backup_retention import prune_backups
+from tasks.disk_forecast import note_disk
 from tasks.settings import load_settings
 from tasks.upkeep_artifacts import backup_markdown
 
@@ -25,6 +26,7 @@ export = task(name="export-definitions", retries=1, retry_delay_seconds=10, cach
     export_definitions
 )
 make = task(name="make-backup", timeout_seconds=7_200, cache_policy=NO_CACHE)(backups.make_backup)
+note = task(name="note-disk", cache_policy=NO_CACHE)(note_disk)
 prune = task(name="prune-backups", timeout_seconds=1_800, cache_policy=NO_CACHE)(prune_backups)
 
 
@@ -42,6 +44,7 @@ def backup(kind: Literal["full", "increment", "whole"] = "full") -> State:
     """
     settings = load_settings()
     definitions = export(settings.home) if kind != "increment" else None
+    note(settings, now=datetime.now(UTC))
     made = make(settings, kind, definitions, wait_s=WAIT_S[kind])
     if made.kind == "full":
         pruned = prune(settings, now=datetime.now(UTC))

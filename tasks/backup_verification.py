@@ -105,6 +105,8 @@ def _recompute_last_cycle(settings: Settings) -> tuple[str | None, int, list[str
     if not known:
         return None, 0, []
     cycle, plan = max(known, key=lambda pair: pair[0].recorded_at)
+    for name in cycle.files:
+        lake.loosen(name.partition("/")[0], Path(name).stem, settings=settings)
     paths = [settings.lake_root / name for name in cycle.files]
     missing = [name for name, path in zip(cycle.files, paths, strict=True) if not path.is_file()]
     if missing:

@@ -6,7 +6,6 @@ What only the catalog knew cannot come back: sounders register anew, and pull so
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tasks import catalog, lake
+from tasks import catalog, compacted, lake
 from tasks.curation import curate_batches, groups, pending_batches
 from tasks.settings import Settings
 
@@ -48,38 +47,52 @@ def rebuild_catalog(*, settings: Settings) -> Rebuilt:
     known = {cycle.cycle_id for cycle in catalog.cycles(engine)}
     lost = {name: files for name, files in _published_cycles(settings).items() if name not in known}
     for cycle_id, files in lost.items():
-        details = _details(files[0])
-        newest = max(path.stat().st_mtime for path in files)
+        details = files[0].details
+        newest = max(file.changed_at for file in files)
         catalog.record_cycle(
             engine,
             cycle_id,
             valid_time=datetime.fromisoformat(details["valid_time"]),
-            available_until=datetime.fromtimestamp(newest, UTC),  # the latest it can have been
+            available_until=newest,  # the latest it can have been
             config_hash=details["config_hash"],
             inputs_hash=details["inputs_hash"],
             effective_ig12=details["effective_index"],
             details={**details, "is_rebuilt": True},
-            files=[path.relative_to(settings.lake_root).as_posix() for path in files],
+            files=[file.path.relative_to(settings.lake_root).as_posix() for file in files],
             now=datetime.now(UTC),
         )
     return Rebuilt(len(pending), len(lost))
 
 
-def _published_cycles(settings: Settings) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+@dataclass(frozen=True)
+class _Published:
+    """A file of a cycle, by itself or within a compacted one, and what `tasks.cycles.store_cycle` wrote of the cycle in it."""
+
+    path: Path
+    details: dict[str, Any]
+    changed_at: datetime
+
+
+def _published_cycles(settings: Settings) -> dict[str, list[_Published]]:
+    found: dict[str, list[_Published]] = {}
     for dataset in CYCLE_DATASETS:
         for path in lake.files(dataset, settings=settings):
-            found.setdefault(_details(path)["cycle_id"], []).append(path)
+            for file in _files_of(path):
+                found.setdefault(file.details["cycle_id"], []).append(file)
     return found
 
 
-def _details(path: Path) -> dict[str, Any]:
-    """What `tasks.cycles.store_cycle` wrote of the cycle beside the columns."""
-    entries = pq.read_schema(path).metadata or {}
-    details = {}
-    for key, value in entries.items():
-        try:
-            details[key.decode()] = json.loads(value)
-        except ValueError:  # the contract's own entries and Arrow's are no JSON
-            continue
-    return details
+def _files_of(path: Path) -> list[_Published]:
+    if not compacted.is_compacted(path):
+        entries = pq.read_schema(path).metadata or {}
+        metadata = {key.decode(): value.decode() for key, value in entries.items()}
+        changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        return [_Published(path, compacted.details(metadata), changed_at)]
+    return [
+        _Published(
+            path.with_name(f"{member.name}.parquet"),
+            compacted.details(member.metadata),
+            datetime.fromtimestamp(member.mtime_ns / 1e9, UTC),
+        )
+        for member in compacted.members(path)
+    ]

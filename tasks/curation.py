@@ -251,6 +251,9 @@ def _publish(batch: _Batch, settings: Settings, engine: Engine) -> CurationResul
     n_accepted = n_duplicates = n_conflicts = 0
     newest: dict[str, datetime] = {}
     for dataset in SUBMITTED_DATASETS:
+        lake.loosen(
+            dataset, batch_id, settings=settings
+        )  # what it published before is no repeat of another's
         published: list[Path] = []
         rows = batch.accepted.get(dataset)
         if rows is not None and len(rows):

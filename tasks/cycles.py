@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from tasks import catalog, lake
+from tasks import catalog, compacted, lake
 from tasks.background import Background
 from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, run_cycle
@@ -262,6 +262,13 @@ def _sounders_before(settings: Settings, time: datetime) -> pd.DataFrame:
     if not earlier:
         return lake.to_frame(arrow_schema("sounders").empty_table())
     rows = lake.read_file("sounders", earlier[-1])
+    if any(compacted.is_compacted(path) for path in earlier if path.parent == earlier[-1].parent):
+        first = time.replace(hour=0, minute=0, second=0, microsecond=0)
+        rows = lake.read("sounders", settings=settings, start=max(first, start), end=end)
+        if rows.empty:  # the newest are of the day before
+            rows = lake.read("sounders", settings=settings, start=start, end=end)
+        newest: pd.DataFrame = rows[rows["valid_time"] == rows["valid_time"].max()]
+        return newest.reset_index(drop=True)
     return rows[rows["valid_time"] <= end]
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -26,7 +27,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from tasks import compacted
 from tasks.contracts import arrow_schema, load_contract
+from tasks.exchange import exchange
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ SORT_COLUMNS = (
     "observation_id",
     "revision",
 )
+READ_ATTEMPTS = 5
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
@@ -85,12 +89,13 @@ def publish(
         with staging_folder(settings) as stage:
             for day, part in _by_date(table):
                 staged = stage / f"{day}.partial"
-                _write(part, staged)
+                write_table(part, staged)
                 targets[staged] = folder / f"{PARTITION_PREFIX}{day}" / f"{name}.parquet"
             for target in targets.values():
                 _make_folder(target.parent)
-            for staged, target in targets.items():
-                os.replace(staged, target)
+            with _without_compacted(dataset, name, settings, {target.parent for target in targets.values()}):
+                for staged, target in targets.items():
+                    os.replace(staged, target)
             for target in targets.values():
                 sync_folder(target.parent)
     except OSError as error:
@@ -100,11 +105,107 @@ def publish(
 
 def withdraw(dataset: str, name: str, *, settings: Settings, keep: Collection[Path] = ()) -> list[Path]:
     """Remove the files of this name that are not in `keep`: what an earlier run under other rules left."""
-    removed = [path for path in files(dataset, settings=settings, name=name) if path not in keep]
-    for path in removed:
-        path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    with _without_compacted(dataset, name, settings):
+        removed = [path for path in files(dataset, settings=settings, name=name) if path not in keep]
+        for path in removed:
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
     return removed
+
+
+def loosen(dataset: str, name: str, *, settings: Settings, days: Collection[Path] | None = None) -> int:
+    """Takes the files out of every compacted file that holds one of this name; returns how many those were.
+
+    The day's folder is replaced in one step: whoever lists it sees the one file or the many.
+    """
+    n_loosened = 0
+    for path in _holders(dataset, name, settings, days):
+        before = signatures([path])
+        with staging_folder(settings) as stage:
+            fresh = stage / path.parent.name
+            fresh.mkdir()
+            for member, table in compacted.unpack(path):
+                target = fresh / f"{member.name}.parquet"
+                write_table(table, target)
+                if _sha256(target) != member.sha256:
+                    log.info(
+                        "%s has the same rows as it had, written by another release of Arrow", target.name
+                    )
+                os.utime(target, ns=(member.mtime_ns, member.mtime_ns))
+            n_loosened += replace_in_day(path.parent, before, fresh, settings=settings)
+    return n_loosened
+
+
+def signatures(paths: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
+    """What tells one content of a file from the next: inode, time of change, size."""
+    return {
+        path: (about.st_ino, about.st_mtime_ns, about.st_size) for path in paths for about in (path.stat(),)
+    }
+
+
+def replace_in_day(
+    folder: Path, old: Mapping[Path, tuple[int, int, int]], fresh: Path, *, settings: Settings
+) -> bool:
+    """Puts the files of the staged folder `fresh` in the place of `old` in a day's folder, in one step for whoever lists it.
+
+    Everything else in the day stays. Returns False, and does nothing, when one of `old` is not what its signature says.
+    """
+    with publishing(settings, alone=True):
+        try:
+            if signatures(old) != dict(old):
+                return False
+        except FileNotFoundError:
+            return False
+        for path in sorted(set(folder.glob("*.parquet")).difference(old)):
+            os.link(path, fresh / path.name)
+        sync_folder(fresh)
+        exchange(fresh, folder)
+        sync_folder(folder.parent)
+    return True
+
+
+def holds(path: Path) -> bool:
+    """Whether a published file is there, by itself or within a compacted one."""
+    if path.is_file():
+        return True
+    return any(compacted.is_within(other, path.stem) for other in path.parent.glob("*.parquet"))
+
+
+@contextmanager
+def publishing(settings: Settings, *, alone: bool = False) -> Iterator[None]:
+    """Held, by many, while files are renamed into the lake; `alone` by whoever replaces a day's folder."""
+    settings.lake_root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(settings.lake_root / ".lock", os.O_RDWR | os.O_CREAT, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _without_compacted(
+    dataset: str, name: str, settings: Settings, days: Collection[Path] | None = None
+) -> Iterator[None]:
+    """Publishing, with no compacted file that holds this name: its rows would be there twice, or not go."""
+    while True:
+        loosen(dataset, name, settings=settings, days=days)
+        with publishing(settings):
+            if not _holders(dataset, name, settings, days):  # else it was compacted in between
+                yield
+                return
+
+
+def _holders(dataset: str, name: str, settings: Settings, days: Collection[Path] | None) -> list[Path]:
+    if days is None:
+        days = list((settings.lake_root / dataset).glob(f"{PARTITION_PREFIX}*"))
+    pattern = f"*{compacted.SEPARATOR}*.parquet"
+    return [path for day in days for path in sorted(day.glob(pattern)) if compacted.is_within(path, name)]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files(
@@ -144,6 +245,25 @@ def read_table(
     Raises:
         LakeError: a file cannot be read.
     """
+    for _ in range(READ_ATTEMPTS - 1):
+        try:
+            return _read_listed(dataset, settings, start, end, columns, filters, except_name)
+        except LakeError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            log.debug("a file was compacted or expired between listing and reading, once more: %s", error)
+    return _read_listed(dataset, settings, start, end, columns, filters, except_name)
+
+
+def _read_listed(
+    dataset: str,
+    settings: Settings,
+    start: datetime | None,
+    end: datetime | None,
+    columns: Sequence[str] | None,
+    filters: pc.Expression | None,
+    except_name: str | None,
+) -> pa.Table:
     schema = arrow_schema(dataset)
     names = list(columns) if columns is not None else schema.names
     paths = files(dataset, settings=settings, start=start, end=end, except_name=except_name)
@@ -332,7 +452,8 @@ def _by_date(table: pa.Table) -> Iterator[tuple[date, pa.Table]]:
         offset += entry["counts"]
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes a Parquet file as the lake has them, to the disk; the same table gives the same bytes."""
     with path.open("wb") as file:
         pq.write_table(
             table,

@@ -23,7 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,34 @@ def publish_products(settings: Settings, cycle: Cycle, observations: pd.DataFram
         ) from error
     logger.info("products of cycle %s in %s (%d files)", cycle_id, folder, len(files))
     return folder
+
+
+def expire_products(settings: Settings, *, now: datetime) -> list[Path]:
+    """Removes the versions published longer ago than the setting `product_retention_d`; returns their folders.
+
+    What `current` shows stays, and so does a link to a cycle whose newest version is younger.
+    """
+    root, last = settings.products_root, now - timedelta(days=settings.product_retention_d)
+    if not (root / VERSIONS).is_dir():
+        return []
+    removed = []
+    with _only_publisher(root):
+        shown = (root / CURRENT).resolve()
+        for folder in sorted((root / VERSIONS).iterdir()):
+            if folder.resolve() == shown or datetime.fromtimestamp(folder.stat().st_mtime, UTC) >= last:
+                continue
+            for link in root.iterdir():
+                if link.is_symlink() and link.resolve() == folder.resolve():
+                    link.unlink()
+            # Renamed first: nobody sees a folder that lacks some of its files.
+            gone = root / f".staged-expired-{folder.name}"
+            folder.rename(gone)
+            shutil.rmtree(gone)
+            removed.append(folder)
+        _sync(root)
+    if removed:
+        logger.info("removed the products of %d cycles published before %s", len(removed), f"{last:%Y-%m-%d}")
+    return removed
 
 
 def render_products(cycle: Cycle, observations: pd.DataFrame) -> dict[str, bytes]:

@@ -152,6 +152,16 @@ class Settings(BaseSettings):
     backup_increments_d: float = Field(2.0, gt=0, description="Days that increments are kept.")
     backup_log_d: float = Field(7.0, ge=0, description="Days of logs in a full backup.")
 
+    product_retention_d: float = Field(
+        30.0, gt=0, description="Days that the products of a cycle are kept; the newest stay."
+    )
+    run_retention_d: float = Field(
+        30.0, gt=0.05, description="Days that Prefect keeps flow runs with their tasks, logs and artifacts."
+    )
+    event_retention_d: float = Field(7.0, gt=0.05, description="Days that Prefect keeps events.")
+    log_mb: float = Field(10.0, gt=0, description="Size in MB above which a log is rotated by `maintain`.")
+    log_retention_d: float = Field(30.0, gt=0, description="Days that rotated logs are kept.")
+
     sources: str = Field(
         "", description="Pull sources of the live system, comma separated: giro, swpc, drop."
     )

@@ -10,6 +10,7 @@ from tasks.artifacts import markdown_table
 if TYPE_CHECKING:
     from tasks.backup import Backup
     from tasks.backup_verification import Verified
+    from tasks.maintenance import Maintained
 
 
 def backup_markdown(made: Backup) -> str:
@@ -38,6 +39,20 @@ def verified_markdown(verified: Verified) -> str:
         ],
     ]
     return _page(rows, verified.problems)
+
+
+def maintenance_markdown(done: Maintained) -> str:
+    largest = sorted(done.disk.folders.items(), key=lambda item: -item[1])[:8]
+    rows = [
+        ["disk", done.disk.summary()],
+        ["files of the lake removed", f"{done.n_expired_files:,}"],
+        ["products removed", f"{done.n_expired_products:,}"],
+        ["compaction", done.compacted.summary()],
+        ["logs", f"{done.logs.n_rotated} rotated, {done.logs.n_removed} removed"],
+        ["Prefect's database", f"{done.vacuumed_bytes / 1e6:.1f} MB smaller"],
+        *([f"`{name}`", f"{n_bytes / 1e6:,.1f} MB"] for name, n_bytes in largest),
+    ]
+    return _page(rows, [])
 
 
 def _page(rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Retention of landed segments: raw bytes are kept for ever, or so many days after they were curated.
 
 A segment goes only when nothing can be lost with it: its batch is committed in the catalog, every file of that batch
-is still in the lake, and every record of it reads back, so that what was not published is in quarantine with its bytes.
+is still in the lake or past its own retention, and every record of it reads back, so that what was not published is in quarantine with its bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tasks import catalog, lake
+from tasks.lake_retention import is_expired
 from tasks.landing.spool import SegmentError, read_segment
 from tasks.settings import Settings
 
@@ -25,14 +26,15 @@ def expire_landing(settings: Settings, *, now: datetime | None = None) -> list[P
     if settings.landing_retention_d is None:
         return []
     engine = catalog.open_catalog(settings)
-    last = (now or datetime.now(UTC)) - timedelta(days=settings.landing_retention_d)
+    moment = now or datetime.now(UTC)
+    last = moment - timedelta(days=settings.landing_retention_d)
     removed = []
     for batch in catalog.batches(engine, state="curated"):
         path = settings.lake_root / batch.path
         if batch.recorded_at > last or not path.exists():
             continue
         with catalog.exclusive(engine, "curation"):  # a replay may be reading it
-            obstacle = _obstacle(path, batch, settings)
+            obstacle = _obstacle(path, batch, settings, moment)
             if obstacle is not None:
                 log.warning("%s is kept beyond its time: %s", path, obstacle)
                 continue
@@ -44,8 +46,9 @@ def expire_landing(settings: Settings, *, now: datetime | None = None) -> list[P
     return removed
 
 
-def _obstacle(path: Path, batch: catalog.Batch, settings: Settings) -> str | None:
-    missing = [name for name in batch.files if not (settings.lake_root / name).is_file()]
+def _obstacle(path: Path, batch: catalog.Batch, settings: Settings, now: datetime) -> str | None:
+    published = [name for name in batch.files if not is_expired(settings.lake_root / name, now)]
+    missing = [name for name in published if not lake.holds(settings.lake_root / name)]
     if missing:
         return f"{missing[0]} that was published from it is not in the lake (`autonvis replay --since` restores it)"
     try:
