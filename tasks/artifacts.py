@@ -238,25 +238,30 @@ def tiers_markdown(mix: pd.DataFrame, summary: pd.DataFrame) -> str:
     lines = [
         f"* {row.sounder_id}: {row.tier_before} → {row.tier}. {row.reason}" for row in changed.itertuples()
     ]
-    told = (
+    told = [
         "### Changed since the day before\n\n" + "\n".join(lines)
         if lines
         else "No tier changed since the day before."
-    )
-    return f"{table}\n\n{told}"
+    ]
+    n_new = int(summary["tier_before"].isna().sum())
+    if n_new:
+        told.append("1 sounder is new." if n_new == 1 else f"{n_new} sounders are new.")
+    return "\n\n".join([table, *told])
 
 
 def sounder_table(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row per sounder for a table artifact; numbers as text with the figures that mean something."""
+    """One row per sounder for a table artifact, what matters most to the left; numbers as text with the figures that mean something."""
     return [
         {
             "sounder": row["sounder_id"],
-            "tier": row["tier"],
-            "before": row["tier_before"] if isinstance(row["tier_before"], str) else "new",
-            "delay error, ms": f"{row['delay_sd_ms']:.2g} ({row['delay_sd_low_ms']:.2g}-{row['delay_sd_high_ms']:.2g})",
-            "delay bias, ms": f"{row['delay_bias_ms']:+.2g}" + (" !" if row["is_delay_biased"] else ""),
-            "signal error, dB": f"{row['signal_sd_db']:.2g}",
-            "measurements": int(row["n_measurements"]),
+            "tier": _tier(row["tier"], row["tier_before"]),
+            "delay error, ms": f"{_figures(row['delay_sd_ms'])} ({_figures(row['delay_sd_low_ms'])}–{_figures(row['delay_sd_high_ms'])})",
+            "off by, ms": (
+                "0" if abs(row["delay_bias_ms"]) < SMALLEST_BIAS_MS else f"{row['delay_bias_ms']:+.2f}"
+            )
+            + (" !" if row["is_delay_biased"] else ""),
+            "signal, dB": _figures(row["signal_sd_db"]),
+            "sent": int(row["n_measurements"]),
             "wrong": "" if math.isnan(row["outlier_share"]) else f"{row['outlier_share']:.0%}",
             "refused": int(row["n_refused"]),
             "dropouts": int(row["n_dropouts"]),
@@ -264,6 +269,20 @@ def sounder_table(summary: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in summary.to_dict("records")
     ]
+
+
+SMALLEST_BIAS_MS = 0.005
+
+
+def _tier(tier: str, before: Any) -> str:
+    if not isinstance(before, str):
+        return f"{tier}, new"
+    return tier if before == tier else f"{tier}, was {before}"
+
+
+def _figures(value: float) -> str:
+    """Two significant figures, those that are zero too."""
+    return f"{value:#.2g}".rstrip(".") if value < 100 else f"{value:.0f}"
 
 
 NETWORK_LISTED = 10
@@ -283,8 +302,7 @@ def network_markdown(report: NetworkReport) -> str:
         words.append("**No sounder has reported**: nothing can be said of their worth.")
     else:
         headings = [
-            *("sounder", "tier", "information, nats", "its loss would raise the variance by", "share"),
-            *("others have", "next tier would take off"),
+            *("sounder", "tier", "nats", "without it", "share", "others have", "upgrade"),
         ]
         rows = [
             [
@@ -301,6 +319,10 @@ def network_markdown(report: NetworkReport) -> str:
             for row in sounders.head(NETWORK_LISTED).to_dict("records")
         ]
         words.append("#### Sounders that carry most\n\n" + markdown_table(headings, rows))
+        words.append(
+            "*Nats*: information brought. *Without it*: by how much the variance would rise. *Share*: of what all buy. "
+            "*Others have*: of what it would buy alone. *Upgrade*: what the errors of the next tier would take off."
+        )
         if len(sounders) > NETWORK_LISTED:
             words.append(f"{len(sounders) - NETWORK_LISTED} more are in the dataset `network`.")
         redundant = sounders[sounders["is_redundant"]]
@@ -326,15 +348,12 @@ def network_markdown(report: NetworkReport) -> str:
         ]
         for influence in report.tiers
     ]
-    headings = [
-        "tier",
-        "sounders",
-        "share",
-        "intended",
-        "nominal weight",
-        "degrees of freedom per observation",
-    ]
-    words.append("#### Tiers\n\n" + markdown_table([*headings, "of the variance bought"], rows))
+    headings = ["tier", "sounders", "share", "intended", "weight", "freedom", "of the variance bought"]
+    words.append(
+        "#### Tiers\n\n"
+        + markdown_table(headings, rows)
+        + "\n\n*Weight*: of a signal strength beside one of BRONZE. *Freedom*: degrees of freedom per observation."
+    )
     return "\n\n".join(words) + "\n"
 
 

@@ -65,11 +65,16 @@ GRIDDED = (
 )
 
 
+SOURCE_COLUMNS = [*OBSERVATION, "observed_at", "source", "licence"]
+
+
 class ProductError(RuntimeError):
     """The products could not be published; what was published before still stands."""
 
 
-def publish_products(settings: Settings, cycle: Cycle, observations: pd.DataFrame) -> Path:
+def publish_products(
+    settings: Settings, cycle: Cycle, observations: pd.DataFrame, measurements: pd.DataFrame | None = None
+) -> Path:
     """Publishes the products of a cycle and swaps `products/current` to them.
 
     Files are written beside the published tree, synced, and moved in whole. `current` never goes back
@@ -81,6 +86,7 @@ def publish_products(settings: Settings, cycle: Cycle, observations: pd.DataFram
         cycle: what `run_cycle` returned; its `analysis` must be gridded.
         observations: contract `ionograms`, each in the revision that the cycle knew; those that appear in the cycle's
             feedback are acknowledged.
+        measurements: contract `measurements`, likewise; those whose echoes the cycle used are acknowledged.
 
     Returns:
         The published folder `products/versions/<cycle_id>-<digest>`.
@@ -88,7 +94,7 @@ def publish_products(settings: Settings, cycle: Cycle, observations: pd.DataFram
     Raises:
         ProductError: the cycle has no grid, its id cannot be a folder name, or the disk refused.
     """
-    files = render_products(cycle, observations)
+    files = render_products(cycle, observations, measurements)
     cycle_id, valid_time = str(cycle.metadata["cycle_id"]), _valid_time(cycle)
     name = f"{cycle_id}-{hashlib.sha256(files['cycle.json']).hexdigest()[:12]}"
     root = settings.products_root
@@ -138,7 +144,9 @@ def expire_products(settings: Settings, *, now: datetime) -> list[Path]:
     return removed
 
 
-def render_products(cycle: Cycle, observations: pd.DataFrame) -> dict[str, bytes]:
+def render_products(
+    cycle: Cycle, observations: pd.DataFrame, measurements: pd.DataFrame | None = None
+) -> dict[str, bytes]:
     """Every file of a cycle's products by name; a pure function of the cycle.
 
     Raises:
@@ -160,7 +168,13 @@ def render_products(cycle: Cycle, observations: pd.DataFrame) -> dict[str, bytes
     )
     valid_time = _valid_time(cycle)
     grid = grid_of(analysis, GRIDDED)
-    sources = describe_sources(observations, feedback, valid_time)
+    seen, used = observations, feedback
+    if measurements is not None and len(measurements) and cycle.echoes is not None:
+        echoes = _frame(cycle.echoes)
+        heard = measurements[SOURCE_COLUMNS]
+        seen = heard if observations.empty else pd.concat([observations[SOURCE_COLUMNS], heard])
+        used = pd.concat([feedback[[*OBSERVATION]], echoes.loc[echoes["outcome"] == "used", [*OBSERVATION]]])
+    sources = describe_sources(seen, used, valid_time)
     stations = describe_stations(feedback, valid_time)
     skill = summarize_skill(verification)
     is_simulated = any(source["source"] == "simulated" for source in sources)
@@ -216,10 +230,10 @@ def render_products(cycle: Cycle, observations: pd.DataFrame) -> dict[str, bytes
 
 
 def describe_sources(
-    observations: pd.DataFrame, feedback: pd.DataFrame, valid_time: datetime
+    observations: pd.DataFrame, used: pd.DataFrame, valid_time: datetime
 ) -> list[dict[str, Any]]:
     """Each source whose observations the cycle used: licence, acknowledgement, newest observation and its age."""
-    used = observations.merge(feedback[[*OBSERVATION]].drop_duplicates(), on=[*OBSERVATION])
+    used = observations.merge(used[[*OBSERVATION]].drop_duplicates(), on=[*OBSERVATION])
     found: list[dict[str, Any]] = []
     licences = used["licence"].astype(object).where(used["licence"].notna(), "")
     for (source, licence), rows in used.groupby(

@@ -21,6 +21,8 @@ from tasks.artifacts import (
     markdown_table,
     skill_markdown,
     skill_text,
+    sounder_table,
+    tiers_markdown,
 )
 
 SKILL = pd.DataFrame(
@@ -130,3 +132,38 @@ def test_embedded_picture_opens_and_is_small(tmp_path: Path) -> None:
         assert picture.size == (ARTIFACT_WIDTH_PX, round(1050 * 900 / 1400))
     text = map_markdown(path, "foF2 at [10:00]")
     assert text.startswith("![foF2 at \\[10:00\\]](data:image/png;base64,")
+
+
+def summary() -> pd.DataFrame:
+    names = {"A": ("GOLD", "GOLD", 0.0004), "B": ("GOLD", "SILVER", -0.314), "C": ("BRONZE", np.nan, 1.0)}
+    return pd.DataFrame(
+        [
+            {
+                "sounder_id": name, "tier": tier, "tier_before": before, "delay_sd_ms": 0.6, "delay_sd_low_ms": 0.1,
+                "delay_sd_high_ms": 12.3, "delay_bias_ms": bias, "is_delay_biased": bias == 1.0, "signal_sd_db": 7.0,
+                "n_measurements": 15, "outlier_share": 0.25 if name == "A" else np.nan, "n_refused": 0, "n_dropouts": 1,
+                "reason": "because",
+            }
+            for name, (tier, before, bias) in names.items()
+        ]
+    )  # fmt: skip
+
+
+def test_sounders_say_what_changed_with_two_figures() -> None:
+    rows = sounder_table(summary())
+    assert [row["tier"] for row in rows] == ["GOLD", "GOLD, was SILVER", "BRONZE, new"]
+    assert {row["delay error, ms"] for row in rows} == {"0.60 (0.10–12)"}
+    assert [row["off by, ms"] for row in rows] == ["0", "-0.31", "+1.00 !"]
+    assert [row["wrong"] for row in rows] == ["25%", "", ""]
+    assert {row["signal, dB"] for row in rows} == {"7.0"}
+
+
+def test_tiers_say_who_changed_and_who_is_new() -> None:
+    mix = pd.DataFrame({"tier": ["GOLD"], "n": [2], "share": [0.67], "expected": [0.14]})
+    text = tiers_markdown(mix, summary())
+    assert table_rows(text)[2] == ["GOLD", "2", "67%", "14%"]
+    assert "* B: SILVER → GOLD. because" in text
+    assert "1 sounder is new." in text
+    calm = tiers_markdown(mix, summary().assign(tier_before="GOLD", tier="GOLD"))
+    assert "No tier changed" in calm
+    assert "new" not in calm

@@ -67,6 +67,8 @@ def test_readme_commands_run(tmp_path: Path) -> None:
             if command == "make up":
                 assert httpx.get(f"http://127.0.0.1:{gateway_port}/health", timeout=5).status_code == 200
                 assert "AutoNVIS" in httpx.get(f"http://127.0.0.1:{web_port}/", timeout=5).text
+                pages = httpx.get(f"http://127.0.0.1:{prefect_port}/ui-settings", timeout=5).json()
+                assert pages["api_url"] == "/api"  # the server that they come from
                 answer = httpx.post(
                     f"http://127.0.0.1:{prefect_port}/api/deployments/filter", json={}, timeout=10
                 )

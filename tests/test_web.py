@@ -440,7 +440,12 @@ def test_an_empty_lake_says_so(empty: WebServer) -> None:
 
 def test_the_front_page_shows_the_map_and_links_that_lead_somewhere(web: WebServer) -> None:
     page = get(web, "/").text
-    assert "simulated observations" in page
+    assert (
+        "simulated observations" in page
+    )  # those of the sounders are, those of the ionosondes are from a file
+    sources = {one["source"]: one for one in get(web, "/products/current/cycle.json").json()["sources"]}
+    assert sources["simulated"]["n_sounders"] == 2
+    assert sources["file"]["n_sounders"] == 8
     assert "AUTONVIS" in page  # of the bulletin
     links = {part.split('"')[0] for part in page.split('href="')[1:]}
     assert {"/products/current/map.png", "/report/", "/openapi.json", f"{API}/network/analysis"} <= links

@@ -74,8 +74,9 @@ def fill(settings: Settings) -> None:
         catalog.open_catalog(settings), sounder_id, kind="nvis", name="Hill", latitude_deg=50.123456,
         longitude_deg=8.654321, altitude_m=321.0, details=details, now=START,
     )  # fmt: skip
-    spool(settings, simulate_network(START - timedelta(hours=2), hours=3.0, seed=7), "ionograms")
-    spool(settings, echoes, "measurements")
+    ionograms = simulate_network(START - timedelta(hours=2), hours=3.0, seed=7)
+    spool(settings, [{**item, "source": "file"} for item in ionograms], "ionograms", "file")
+    spool(settings, echoes, "measurements", "simulated")
     collect(settings.spool_root, settings.lake_root)
     curate_batches(pending_batches(settings), settings=settings)
     for valid_time in (END - timedelta(minutes=15), END):
@@ -91,14 +92,15 @@ def run_cycle(settings: Settings, valid_time: datetime, *, is_published: bool) -
     cycle = cycles.assimilate(settings, plan, observations, heard)
     cycles.store_cycle(settings, plan, cycle)
     if is_published:
-        publish_products(settings, cycle, known_at(observations, plan.available_until))
+        seen = (known_at(rows, plan.available_until) for rows in (observations, heard.measurements))
+        publish_products(settings, cycle, *seen)
 
 
-def spool(settings: Settings, items: list[dict[str, Any]], dataset: str) -> None:
+def spool(settings: Settings, items: list[dict[str, Any]], dataset: str, source: str) -> None:
     writer = SpoolWriter(settings.spool_root / "http")
     now = datetime.now(UTC)
     bodies = [json.dumps(items[first : first + 200]).encode() for first in range(0, len(items), 200)]
     writer.append_many(
-        [Record("http", dataset, None, now, "application/json", body, "simulated", None) for body in bodies]
+        [Record("http", dataset, None, now, "application/json", body, source, None) for body in bodies]
     )
     writer.seal()
