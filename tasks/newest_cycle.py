@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from tasks import catalog, lake
-from tasks.contracts import arrow_schema
 from tasks.cycles import CyclePlan, file_name
 from tasks.settings import Settings
 
@@ -32,9 +31,11 @@ class NewestCycle:
             tasks.lake.LakeError: they cannot be read.
         """
         paths = lake.files(dataset, settings=settings, name=file_name(dataset, self.plan))
-        if not paths:
-            return lake.to_frame(arrow_schema(dataset).empty_table())
-        rows = pd.concat([lake.read_file(dataset, path) for path in paths], ignore_index=True)
+        if paths:
+            rows = pd.concat([lake.read_file(dataset, path) for path in paths], ignore_index=True)
+        else:  # none, or its day was compacted
+            at = self.plan.valid_time
+            rows = lake.read(dataset, settings=settings, start=at, end=at)
         return rows[rows["cycle_id"] == self.cycle_id].reset_index(drop=True)
 
     def network_summary(self, settings: Settings) -> Mapping[str, Any]:

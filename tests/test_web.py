@@ -94,6 +94,20 @@ def test_the_analysis_is_what_the_cycle_left(web: WebServer, settings: Settings)
     assert len(get(web, f"{API}/network/analysis", top=2).json()["sounders"]) == 2
 
 
+def test_a_cycle_whose_files_were_joined_with_others_reads_the_same(settings: Settings) -> None:
+    cycle = newest_cycle(settings)
+    assert cycle is not None
+    before = cycle.read(settings, "echoes")
+    (path,) = lake.files("echoes", settings=settings, name=f"echoes-{cycle.plan.stamp}")
+    joined = path.with_name("joined.parquet")
+    path.rename(joined)
+    try:
+        pd.testing.assert_frame_equal(cycle.read(settings, "echoes"), before)
+    finally:
+        joined.rename(path)
+    assert len(before)
+
+
 def test_another_region_is_asked_anew(web: WebServer, settings: Settings) -> None:
     said = get(web, f"{API}/network/analysis", region=OTHER, demand="50,10,1;51,8,3").json()
     assert said["region"] == OTHER
