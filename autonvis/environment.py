@@ -33,7 +33,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         # Its database would grow for ever: by default runs, logs and artifacts are never removed.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"{settings.run_retention_d * 86_400:.0f}",
-        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"{settings.event_retention_d * 86_400:.0f}",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"PT{settings.event_retention_d * 86_400:.0f}S",
         # Its pages would ask the default port, whatever port they came from.
         "PREFECT_SERVER_UI_API_URL": "/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -47,11 +47,13 @@ def copy_catalog(engine: Engine, target: Path) -> None:
     if engine.dialect.name == "sqlite":
         copy_sqlite(Path(str(engine.url.database)), target)
         return
-    copied = _new_catalog(target)
+    copied = catalog.new_engine(f"sqlite:///{target}")
     try:
         _copy_rows(engine, copied)
     finally:
         copied.dispose()
+    with closing(sqlite3.connect(target)) as copy:
+        copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def load_catalog(source: Path, engine: Engine) -> None:
@@ -119,14 +121,6 @@ def _without_secrets(path: Path) -> None:
                 copy.execute(f"DELETE FROM {table}")
         copy.commit()
         copy.execute("VACUUM")  # or the rows would still be in the free pages
-
-
-def _new_catalog(path: Path) -> Engine:
-    """An empty catalog of the present schema, apart from the cache of engines in use."""
-    engine = catalog.new_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
-    return engine
 
 
 def _copy_rows(source: Engine, target: Engine) -> None:
