@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo up down backup restore test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
+.PHONY: help setup tools demo up down health backup restore test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ backup: setup  ## back up the root; TO=path or URL, KIND=increment or whole
 
 restore: setup  ## make the root again from a backup; FROM=path or URL, AT=time, OVERWRITE=1
 	@$(BIN)/autonvis restore $(if $(FROM),'$(FROM)') $(if $(AT),--at '$(AT)') $(if $(OVERWRITE),--overwrite)
+
+health: setup  ## look at the live system: what is wrong, and the next step
+	@$(BIN)/autonvis health
 
 lock:  ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

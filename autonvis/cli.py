@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import textwrap
@@ -30,6 +31,7 @@ WRITING_VERBS = (
     "network",
     "place",
     "report",
+    "automations",
 )
 
 
@@ -325,6 +327,33 @@ def run_maintain(settings: Settings, _: argparse.Namespace) -> None:
     if not settings.home.is_dir():
         raise ValueError(f"there is nothing to maintain: {settings.home} (AUTONVIS_HOME) is no folder")
     print(maintain(settings, now=datetime.now(UTC)).summary().replace("; ", "\n"))
+
+
+def apply_automations(settings: Settings, _: argparse.Namespace) -> None:
+    from autonvis.system import prefect_server
+
+    with prefect_server(settings):
+        from autonvis.automations import alert_urls, apply
+
+        names = apply(settings)
+    n_urls = len(alert_urls(settings))
+    told = f"{n_urls} addresses" if n_urls else "nobody, until AUTONVIS_ALERT_URLS is set"
+    print(f"{len(names)} automations applied; they tell {told}")
+
+
+def show_health(settings: Settings, arguments: argparse.Namespace) -> None:
+    import json
+    from datetime import UTC, datetime
+
+    from tasks.health.report import examine, summary, text, worst
+
+    findings = examine(settings, datetime.now(UTC))
+    if arguments.json:
+        print(json.dumps([finding.document() for finding in findings], indent=1))
+    else:
+        has_colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        print(f"{text(findings, has_colour=has_colour)}\n\n{summary(findings)}")
+    sys.exit(worst(findings))
 
 
 def run_rebuild_catalog(settings: Settings, _: argparse.Namespace) -> None:
@@ -650,6 +679,18 @@ def build_parser() -> argparse.ArgumentParser:
         "Remove what is past its retention, compact the small files of settled days, rotate logs, vacuum Prefect's database, and "
         "say when the disk will be full; the system may run.",
         "autonvis maintain",
+    )
+    sub = verb(
+        "health",
+        show_health,
+        "Look at everything at once: what is wrong, in a sentence each with the next step. Exit code 0 all is well, 1 something "
+        "needs attention, 2 something is broken.",
+    )
+    sub.add_argument("--json", action="store_true", help="for programs: a list of findings")
+    verb(
+        "automations",
+        apply_automations,
+        "Apply deployments/automations.yaml: whom Prefect tells when something goes wrong.",
     )
     verb("rebuild-catalog", run_rebuild_catalog, "Make a lost catalog again from what landed and the lake.")
     verb(

@@ -184,8 +184,17 @@ def flush_prefect() -> None:
 
 def run_prefect(arguments: list[str], environment: dict[str, str]) -> None:
     """Run a `prefect` command to its end; its output is shown only when it fails."""
+    run_python(["-m", "prefect", *arguments], environment)
+
+
+def run_python(arguments: list[str], environment: dict[str, str]) -> None:
+    """Run a Python command to its end; its output is shown only when it fails.
+
+    Raises:
+        StartError: it failed.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments],
+        [sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -194,7 +203,7 @@ def run_prefect(arguments: list[str], environment: dict[str, str]) -> None:
         timeout=START_TIMEOUT_S,
     )
     if done.returncode:
-        raise StartError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+        raise StartError(f"{' '.join(arguments[1:])} failed:\n{done.stdout}{done.stderr}")
 
 
 def deploy(environment: dict[str, str], *which: str) -> None:
@@ -224,6 +233,8 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
     state_file.parent.mkdir(parents=True, exist_ok=True)
     started: list[Process] = []
     environment = prefect_environment(settings)
+    addresses: dict[str, str] = {}
+    """Where each process says that it is well."""
 
     def remember() -> None:
         temporary = state_file.with_suffix(".tmp")
@@ -233,7 +244,13 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
             if key in environment
         }
         temporary.write_text(
-            json.dumps({"processes": [asdict(one) for one in started], "environment": shared})
+            json.dumps(
+                {
+                    "processes": [asdict(one) for one in started],
+                    "environment": shared,
+                    "addresses": addresses,
+                }
+            )
         )
         temporary.chmod(0o600)  # the broker's address carries its password
         temporary.replace(state_file)
@@ -259,12 +276,14 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
 
         gateway, gateway_url = start_gateway(settings, http_port, tcp_port)
         started.append(gateway)
+        addresses["gateway"] = f"{gateway_url}/health"
         remember()
         say(f"gateway  {gateway_url} and JSON lines on tcp://{settings.gateway_host}:{tcp_port}")
 
         web_port = choose_port(settings.web_port, "AUTONVIS_WEB_PORT")
         web, web_url = start_web(settings, environment, web_port)
         started.append(web)
+        addresses["web"] = f"{web_url}/health"
         environment["AUTONVIS_PUBLIC_URL"] = settings.public_url or web_url
         remember()
         say(f"web      {web_url}")
@@ -277,6 +296,7 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         say(f"prefect  {prefect_url}")
 
         deploy(environment)
+        run_python(["-m", "autonvis", "automations"], environment)
         started.append(start_worker(settings, environment))
         remember()
         say("worker   started; land runs every 5 minutes, nowcast every 15")

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.watch import WATCHED
 from services.broker_definitions import export_definitions
 from tasks import backup as backups
 from tasks.backup_retention import prune_backups
@@ -34,7 +35,7 @@ def name_run() -> str:
     return f"backup-{flow_run.parameters.get('kind', 'full')}"
 
 
-@flow(name="backup", flow_run_name=name_run, timeout_seconds=10_800)
+@flow(name="backup", flow_run_name=name_run, timeout_seconds=10_800, **WATCHED)
 def backup(kind: Literal["full", "increment", "whole"] = "full") -> State:
     """Back up the root of this system; it goes on working meanwhile.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,12 @@ def n_landed(arrivals: list[State[Any]]) -> dict[str, int]:
     }
 
 
-@flow(name="land", flow_run_name="land", timeout_seconds=1_800, **WATCHED)
+def name_run() -> str:
+    """The minute in which it began."""
+    return f"land-{datetime.now(UTC):%Y-%m-%dT%H:%MZ}"
+
+
+@flow(name="land", flow_run_name=name_run, timeout_seconds=1_800, **WATCHED)
 def land() -> State:
     """Drain MQTT, pull the sources, collect what the gateway spooled, validate and publish each batch, expire the old.
 

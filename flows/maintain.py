@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from flows.watch import WATCHED
 from tasks import maintenance
 from tasks.compaction import compact_lake
 from tasks.lake_retention import expire_lake
@@ -27,7 +28,7 @@ vacuum = task(name="vacuum-prefect", timeout_seconds=600, cache_policy=NO_CACHE)
 conclude = task(name="forecast-disk", cache_policy=NO_CACHE)(maintenance.conclude)
 
 
-@flow(name="maintain", flow_run_name="maintain", timeout_seconds=10_800)
+@flow(name="maintain", flow_run_name="maintain", timeout_seconds=10_800, **WATCHED)
 def maintain() -> State:
     """Remove what is past its retention, compact settled days, rotate logs, vacuum Prefect's database, forecast the disk."""
     settings, now = load_settings(), datetime.now(UTC)

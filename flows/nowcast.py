@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -28,8 +28,9 @@ publish = task(name="publish-products", cache_policy=NO_CACHE)(publish_products)
 
 
 def name_run() -> str:
-    """The valid time, or `latest` when it is left to the clock."""
-    return f"nowcast-{flow_run.parameters.get('valid_time') or 'latest'}"
+    """The cycle: its valid time, given or by the clock."""
+    given = flow_run.parameters.get("valid_time")
+    return f"nowcast-{given or f'{cycles.newest_valid_time(load_settings(), datetime.now(UTC)):%Y-%m-%dT%H:%MZ}'}"
 
 
 @flow(name="nowcast", flow_run_name=name_run, timeout_seconds=600, **WATCHED)

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.watch import WATCHED
 from tasks import restore as restoring
 from tasks.settings import load_settings
 
@@ -22,7 +23,7 @@ def name_run() -> str:
     return f"restore-{flow_run.parameters.get('at') or 'newest'}"
 
 
-@flow(name="restore", flow_run_name=name_run, timeout_seconds=10_800)
+@flow(name="restore", flow_run_name=name_run, timeout_seconds=10_800, **WATCHED)
 def restore(
     into: Path, source: str | None = None, at: datetime | None = None, overwrite: bool = False
 ) -> State:

@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.watch import WATCHED
 from tasks import backup_verification
 from tasks.settings import load_settings
 from tasks.upkeep_artifacts import verified_markdown
@@ -17,7 +18,7 @@ verify = task(name="restore-and-compare", timeout_seconds=7_200, cache_policy=NO
 )
 
 
-@flow(name="verify-backup", flow_run_name="verify-backup", timeout_seconds=10_800)
+@flow(name="verify-backup", flow_run_name="verify-backup", timeout_seconds=10_800, **WATCHED)
 def verify_backup(source: str | None = None) -> State:
     """Restore the newest archive into a scratch root, recompute the last cycle, compare; the run fails if it differs.
 

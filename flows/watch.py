@@ -1,4 +1,4 @@
-"""What happens beside every flow run: it is counted and timed when it ends, whatever it came to.
+"""What happens beside every flow run: it is counted and timed when it ends, and a nowcast on time is told outside.
 
 Hooks, not tasks: they run in the process of the flow and cost its run nothing on the server.
 """
@@ -6,12 +6,14 @@ Hooks, not tasks: they run in the process of the flow and cost its run nothing o
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
+from tasks.heartbeat import beat
 from tasks.metrics.runs import measure_run
 from tasks.settings import load_settings
 
@@ -24,7 +26,11 @@ def begin(_flow: Flow[..., Any], run: FlowRun, _state: State[Any]) -> None:
 
 def end(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     duration_s = time.monotonic() - _began_s.pop(run.id, time.monotonic())
-    measure_run(load_settings(), flow.name, state.type.value.lower(), duration_s)
+    settings = load_settings()
+    measure_run(settings, flow.name, state.type.value.lower(), duration_s)
+    is_live = flow.name == "nowcast" and run.parameters.get("valid_time") is None
+    if is_live and state.is_completed():
+        beat(settings, datetime.now(UTC))
 
 
 WATCHED: dict[str, Any] = {

@@ -363,6 +363,13 @@ def batches(engine: Engine, *, state: str | None = None) -> list[Batch]:
         return list(session.scalars(query if state is None else query.where(Batch.state == state)))
 
 
+def batches_since(engine: Engine, since: datetime) -> list[Batch]:
+    """The batches recorded from a time on, in order of their id."""
+    with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:
+        query = select(Batch).where(Batch.recorded_at >= since).order_by(Batch.batch_id)
+        return list(session.scalars(query))
+
+
 def curated_ids(engine: Engine) -> set[str]:
     """Ids of the batches whose curation is committed."""
     with Session(engine.execution_options(is_reading=True)) as session:

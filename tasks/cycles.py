@@ -81,6 +81,12 @@ def parse_time(value: str | datetime, name: str) -> datetime:
     return time.astimezone(UTC)
 
 
+def newest_valid_time(settings: Settings, now: datetime) -> datetime:
+    """The newest whole cycle at a time."""
+    step_s = settings.cycle_minutes * 60
+    return datetime.fromtimestamp(now.timestamp() // step_s * step_s, UTC)
+
+
 def plan_cycle(
     settings: Settings,
     valid_time: datetime | None = None,
@@ -95,11 +101,8 @@ def plan_cycle(
         KernelConfigError: the configuration that the settings name cannot be used.
     """
     now = datetime.now(UTC)
-    step_s = settings.cycle_minutes * 60
-    if valid_time is None:
-        valid_time = datetime.fromtimestamp(now.timestamp() // step_s * step_s, UTC)
     plan = CyclePlan(
-        valid_time=parse_time(valid_time, "valid_time"),
+        valid_time=parse_time(valid_time or newest_valid_time(settings, now), "valid_time"),
         available_until=parse_time(available_until or now, "available_until"),
         region=region or settings.region,
         step_deg=grid_step_deg or settings.grid_step_deg,

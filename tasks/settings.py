@@ -42,6 +42,15 @@ class Settings(BaseSettings):
         description="Label `environment` of every metric, such as production or staging.",
     )
 
+    alert_urls: SecretStr = Field(
+        SecretStr(""),
+        description="Where automations tell of faults, separated by spaces: https://… gets JSON by POST, others are Apprise's, such as mailtos://user:password@host?to=operator@example.org.",
+    )
+    heartbeat_url: SecretStr | None = Field(
+        None,
+        description="Asked (GET) after each nowcast that succeeded, for a dead-man's switch outside this host; default none.",
+    )
+
     mqtt_url: str | None = Field(
         None,
         description="mqtt://user:password@host:port of the broker; default: one that `autonvis up` starts.",

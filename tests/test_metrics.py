@@ -150,7 +150,11 @@ def test_one_page_shows_every_promised_name_with_help_and_passes_promtool(tmp_pa
     assert set(PROMISED) <= helped
     n_types = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(n_types) == len(set(n_types))
-    assert all(name.startswith("nvis_") for name in helped if not name.startswith(("process_", "python_")))
+    assert all(
+        name.startswith("nvis_")
+        for name in helped
+        if not name.startswith(("process_", "python_", "prefect_"))
+    )
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")

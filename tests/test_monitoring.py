@@ -186,8 +186,8 @@ def use(server: Server) -> None:
             }
         )
     )
-    now = datetime.now(UTC)
-    items = [item for item in simulate_network(now - timedelta(hours=2), hours=1.9, seed=7)]
+    valid_time = cycles.newest_valid_time(settings, datetime.now(UTC))
+    items = simulate_network(valid_time - timedelta(hours=2), hours=2.1, seed=7)
     for first in range(0, len(items), 20):
         batch = {"dataset": "ionograms", "source": "simulated", "items": items[first : first + 20]}
         assert httpx.post(f"{server.url}/batch", json=batch).status_code == 202
@@ -196,7 +196,7 @@ def use(server: Server) -> None:
     results = curate_batches(pending_batches(settings), settings=settings)
     measure_landing(settings, results, {"mqtt": 0, "pull": 0}, 0)
     measure_run(settings, "land", "completed", 1.0)
-    plan = cycles.plan_cycle(settings)
+    plan = cycles.plan_cycle(settings, valid_time)
     observations = cycles.read_window(settings, [plan])
     cycle = cycles.assimilate(settings, plan, observations)
     cycles.store_cycle(settings, plan, cycle)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from services.processes import free_port
 
@@ -72,13 +73,12 @@ def test_readme_commands_run(tmp_path: Path) -> None:
                 answer = httpx.post(
                     f"http://127.0.0.1:{prefect_port}/api/deployments/filter", json={}, timeout=10
                 )
-                assert {one["name"] for one in answer.json()} == {
-                    "land",
-                    "nowcast",
-                    "backfill",
-                    "learn",
-                    "report",
-                }
+                deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+                assert {one["name"] for one in answer.json()} == {one["name"] for one in deployments}
+                automations = httpx.post(
+                    f"http://127.0.0.1:{prefect_port}/api/automations/filter", json={}, timeout=10
+                )
+                assert "autonvis-nowcast-late" in {one["name"] for one in automations.json()}
     finally:
         subprocess.run(
             "make down", shell=True, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False

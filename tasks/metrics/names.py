@@ -86,6 +86,9 @@ DISK_SIZE = Metric("nvis_disk_size_bytes", "Size in bytes of the disk that holds
 PUBLIC_VALID = Metric(
     "nvis_public_valid_timestamp_seconds", "Valid time of what products/current shows, seconds since 1970."
 )
+BACKUP_TAKEN = Metric(
+    "nvis_backup_last_timestamp_seconds", "When the last backup of a kind was taken, seconds since 1970."
+)
 PROCESS_MEMORY = Metric(
     "nvis_process_resident_memory_bytes",
     "Resident memory of a process and what it started; of flow runs the peak of the last one.",

@@ -40,6 +40,7 @@ class State:
             yield from self._spool()
         yield from self._disk()
         yield from self._public()
+        yield from self._backups()
         yield from self._processes()
         yield from _queue(self.settings)
 
@@ -82,6 +83,12 @@ class State:
         if valid_time is not None:
             yield GaugeMetricFamily(*names.PUBLIC_VALID, value=valid_time.timestamp())
 
+    def _backups(self) -> Iterator[Metric]:
+        taken = GaugeMetricFamily(*names.BACKUP_TAKEN, labels=["kind"])
+        for kind, time in backups(self.settings).items():
+            taken.add_metric([kind], time.timestamp())
+        yield taken
+
     def _processes(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(*names.PROCESS_UP, labels=["process"])
         memory = GaugeMetricFamily(*names.PROCESS_MEMORY, labels=["process"])
@@ -90,7 +97,7 @@ class State:
             found = find_process(process["pid"], process["start_s"])
             up.add_metric([process["name"]], found is not None)
             if found is not None:
-                memory.add_metric([process["name"]], _resident_bytes(found))
+                memory.add_metric([process["name"]], resident_bytes(found))
                 times = found.cpu_times()
                 cpu.add_metric([process["name"]], times.user + times.system)
         yield from (up, memory, cpu)
@@ -103,6 +110,12 @@ def public_valid_time(settings: Settings) -> datetime | None:
     except FileNotFoundError:
         return None
     return datetime.fromisoformat(described["valid_time"])
+
+
+def backups(settings: Settings) -> dict[str, datetime]:
+    """When the last backup of each kind (full, increment) was taken."""
+    status = _json(settings.home / "run" / "backup.json") or {}
+    return {kind: datetime.fromisoformat(made["taken_at"]) for kind, made in status.items()}
 
 
 def system_processes(settings: Settings) -> list[dict[str, Any]]:
@@ -152,7 +165,7 @@ def _running(process: dict[str, Any]) -> psutil.Process | None:
     return find_process(process["pid"], process["start_s"])
 
 
-def _resident_bytes(process: psutil.Process) -> int:
+def resident_bytes(process: psutil.Process) -> int:
     """Of a process and what it started: the worker's runs are its children."""
     total = 0
     for one in (process, *process.children(recursive=True)):
