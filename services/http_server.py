@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import resource
@@ -96,6 +97,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the address cannot be listened on; the message names it.
     """
+    if not 0 <= port <= 65_535:
+        raise OSError(errno.EINVAL, f"cannot listen on {host}:{port}: ports are 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)

@@ -45,7 +45,7 @@ class LongQuestions:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, cycle_id: str, question: Hashable, compute: Callable[[], T]) -> T:
-        """The answer to `question` about a cycle, from `compute` unless it is known.
+        """The answer to `question` about a cycle, from `compute` unless it is known; None is no answer, and not kept.
 
         Raises:
             Problem: 400 the question is at fault, 503 too many wait, it takes too long, or lake or catalog do not answer.
@@ -86,7 +86,7 @@ class LongQuestions:
             log.error("event=unreadable question=%r reason=%r", question, str(error))
             detail = "the lake or the catalog cannot be read now; ask again later"
             raise Problem(503, "Not available", detail, Retry_After=str(RETRY_CATALOG_S)) from error
-        if cycle_id == self._cycle_id:
+        if cycle_id == self._cycle_id and found is not None:
             self._answers[question] = found
             if len(self._answers) > KEPT:
                 self._answers.popitem(last=False)

@@ -146,14 +146,16 @@ def main(arguments: list[str] | None = None) -> int:
         catalog.open_catalog(settings)
         allow_connections(settings.max_connections)
         with listen(host, port) as listener:
-            log.info("event=listening url=http://%s:%d", host, listener.getsockname()[1])
+            name = f"[{host}]" if ":" in host else host
+            log.info("event=listening url=http://%s:%d", name, listener.getsockname()[1])
             spare_collections()
             uvloop.run(Server(http_config(settings)).serve(sockets=[listener]))
     except (SettingsError, catalog.CatalogError) as error:
         print(f"web: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"web: it cannot serve or read {settings.home}: {error}", file=sys.stderr)
+        named = "" if error.filename is None else f"{error.filename}: "
+        print(f"web: {named}{error.strerror or error}", file=sys.stderr)
         return 1
     log.info("event=stopped")
     return 0

@@ -113,6 +113,16 @@ def test_the_answer_of_an_older_cycle_is_not_kept() -> None:
     asyncio.run(run())
 
 
+def test_nothing_is_no_answer_and_asked_again() -> None:
+    async def run() -> None:
+        asked = questions()
+        assert await asked.ask("c", "q", lambda: None) is None
+        assert await asked.ask("c", "q", lambda: 7) == 7
+        asked.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [(PlacementError("no such tier"), 400), (LakeError("the disk is gone"), 503)]
 )

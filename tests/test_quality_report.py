@@ -17,7 +17,7 @@ from tasks import lake
 from tasks.contracts import arrow_schema
 from tasks.kernel_config import load_kernel_config
 from tasks.lake import to_frame
-from tasks.quality_pages import write_report
+from tasks.quality_pages import address, write_report
 from tasks.quality_report import Day, ReportError, dropouts, gather, mix, plan_day, summarize
 from tasks.settings import Settings
 from tasks.sounder_error import SounderError, prior_error
@@ -229,3 +229,11 @@ def test_a_pause_is_a_dropout_by_what_is_usual_for_its_sounder() -> None:
     assert since == pd.Timestamp(START + timedelta(hours=5.5))
     assert hours == pytest.approx(5.0)
     assert dropouts(regular.iloc[:0], DAY, END) == [(pd.Timestamp(START), 24.0)]
+
+
+def test_a_report_is_linked_where_people_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "products" / "reports" / "2026-03-20"
+    assert address(Settings(home=tmp_path), folder) == (folder / "index.html").as_uri()
+    for public_url in ("https://nvis.example.org/map", "https://nvis.example.org/map/"):
+        public = Settings(home=tmp_path, public_url=public_url)
+        assert address(public, folder) == "https://nvis.example.org/map/report/2026-03-20/"

@@ -24,12 +24,13 @@ from starlette.routing import Mount
 
 from autonvis.network import place_sounders, show_what_if
 from services.published import health_of
+from services.web import main
 from services.web_openapi import web_document
 from tasks import catalog, lake
 from tasks.network_question import Known, Question
 from tasks.newest_cycle import newest_cycle
 from tasks.products import publish_products
-from tasks.settings import TIERS, Settings
+from tasks.settings import TIERS, Settings, load_settings
 from tests.product_cycles import make_cycle
 from tests.web_server import END, WebServer, fill, settings_of
 
@@ -490,6 +491,35 @@ def test_health_is_the_age_of_what_the_public_sees(tmp_path: Path) -> None:
         assert "no map has been published" in problem(get(web, "/health"), 503)
     finally:
         web.stop()
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "code", "expected"),
+    [
+        ({}, ["--port", "{taken}"], 1, "web: cannot listen on 127.0.0.1:{taken}: Address already in use"),
+        ({}, ["--port", "99999"], 1, "ports are 0 to 65535"),
+        ({"AUTONVIS_PUBLIC_URL": "nowhere"}, [], 2, "AUTONVIS_PUBLIC_URL"),
+    ],
+)
+def test_a_start_that_fails_says_why(
+    variables: dict[str, str],
+    arguments: list[str],
+    code: int,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AUTONVIS_HOME", str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    load_settings.cache_clear()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = str(listener.getsockname()[1])
+        assert main([argument.replace("{taken}", taken) for argument in arguments]) == code
+    told = capsys.readouterr().err
+    assert expected.replace("{taken}", taken) in told
+    load_settings.cache_clear()
 
 
 def check_document(web: WebServer, method: str, path: str, mode: GenerationMode) -> None:
