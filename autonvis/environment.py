@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from tasks.at_work import is_traced
 from tasks.process_identity import is_running
 from tasks.settings import Settings, SettingsError
 
@@ -15,6 +16,12 @@ STATE_FILE = Path("run/system.json")
 
 
 LEAST_FREE_MB = 64
+
+JSON_LOGS = {
+    "PREFECT_LOGGING_FORMATTERS_JSON_CLASS": "tasks.log_format.JsonFormatter",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json",
+}
+"""Of what Prefect writes to the terminal, or the worker's log; what it keeps for its pages stays text."""
 
 
 def prefect_environment(settings: Settings) -> dict[str, str]:
@@ -37,12 +44,14 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         # Its pages would ask the default port, whatever port they came from.
         "PREFECT_SERVER_UI_API_URL": "/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        # With it runs and tasks are spans of OpenTelemetry; they go to our own endpoint and to nobody else's.
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": str(is_traced()).lower(),
         "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,services",
         "TQDM_DISABLE": "1",
+        **(JSON_LOGS if settings.log_format == "json" else {}),
         # rayon's threads and BLAS's must not fight over the same cores.
         "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
     }

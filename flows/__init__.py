@@ -1,8 +1,11 @@
 """The flows: the story of the system. What the tasks log shows in the run's own log."""
 
 import logging
+import os
 
 from prefect.settings import get_current_settings
+
+from tasks.at_work import is_traced
 
 # Prefect sends the logs of `PREFECT_LOGGING_EXTRA_LOGGERS` to its server but leaves their level at the root's WARNING.
 logging.getLogger("tasks").setLevel(get_current_settings().logging.level)
@@ -21,3 +24,9 @@ def drop_traceback_of_named_errors(record: logging.LogRecord) -> bool:
 
 for name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(name).addFilter(drop_traceback_of_named_errors)
+
+if is_traced():
+    from tasks import tracing
+
+    labels = {"cluster": "AUTONVIS_CLUSTER", "deployment.environment": "AUTONVIS_ENVIRONMENT"}
+    tracing.start("flows", {name: os.environ[key] for name, key in labels.items() if key in os.environ})

@@ -20,11 +20,11 @@ from tasks.settings import load_settings
 _began_s: dict[UUID, float] = {}
 
 
-def begin(_flow: Flow[..., Any], run: FlowRun, _state: State[Any]) -> None:
+def start_clock(_flow: Flow[..., Any], run: FlowRun, _state: State[Any]) -> None:
     _began_s.setdefault(run.id, time.monotonic())
 
 
-def end(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+def record_run(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     duration_s = time.monotonic() - _began_s.pop(run.id, time.monotonic())
     settings = load_settings()
     measure_run(settings, flow.name, state.type.value.lower(), duration_s)
@@ -34,10 +34,10 @@ def end(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
 
 
 WATCHED: dict[str, Any] = {
-    "on_running": [begin],
-    "on_completion": [end],
-    "on_failure": [end],
-    "on_crashed": [end],
-    "on_cancellation": [end],
+    "on_running": [start_clock],
+    "on_completion": [record_run],
+    "on_failure": [record_run],
+    "on_crashed": [record_run],
+    "on_cancellation": [record_run],
 }
 """Arguments of every `@flow`."""

@@ -50,6 +50,7 @@ from services.http_server import (
 )
 from services.metrics import TimedAnswers, metrics_route
 from services.mosquitto_users import keep_in_step
+from services.observed import observe
 from services.openapi import openapi_document
 from services.requests import BODY_BYTES, answer, receive
 from services.sounders import Sounders
@@ -68,7 +69,6 @@ from tasks.landing.idempotency import KEY_CHARACTERS, Answers, digest
 from tasks.landing.receipts import DATASETS, Judge, Sent, known_dataset
 from tasks.landing.recent import recall
 from tasks.landing.spool import Record
-from tasks.metrics.doors import ErrorCounter
 from tasks.metrics.runs import begin_counts
 from tasks.settings import Settings, SettingsError, load_settings
 from tasks.submissions import Delivery
@@ -291,10 +291,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="port, 0 for a free one (default: AUTONVIS_GATEWAY_PORT)")
     parser.add_argument("--tcp-port", type=int, help="port of the JSON lines (default: AUTONVIS_TCP_PORT)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger().addHandler(ErrorCounter())
     try:
         settings = load_settings()
+        observe("gateway", settings)
         given = {
             "gateway_host": options.host,
             "gateway_port": options.port,

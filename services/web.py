@@ -38,6 +38,7 @@ from services.http_server import (
     uvicorn_config,
 )
 from services.metrics import TimedAnswers, metrics_route
+from services.observed import observe
 from services.published import health_of
 from services.requests import answer
 from services.web_answers import HTML, Answer
@@ -48,7 +49,6 @@ from services.web_openapi import web_document
 from services.web_pages import front_page, reports_page
 from tasks import catalog
 from tasks.landing.door import Problem
-from tasks.metrics.doors import ErrorCounter
 from tasks.products import CURRENT
 from tasks.settings import Settings, SettingsError, load_settings
 
@@ -137,10 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", help="address to listen on (default: AUTONVIS_WEB_HOST)")
     parser.add_argument("--port", type=int, help="port, 0 for a free one (default: AUTONVIS_WEB_PORT)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger().addHandler(ErrorCounter())
     try:
         settings = load_settings()
+        observe("web", settings)
         host = settings.web_host if options.host is None else options.host
         port = settings.web_port if options.port is None else options.port
         catalog.open_catalog(settings)

@@ -22,6 +22,7 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from tasks import catalog, lake, quarantine
+from tasks.at_work import at_work
 from tasks.contracts import SUBMITTED_DATASETS, load_contract
 from tasks.item_check import identity_fault
 from tasks.landing.spool import Record, SegmentError, read_segment
@@ -153,7 +154,11 @@ def curate_batches(
         batches = [_read_batch(path) for path in batch_paths]
         for dataset in SUBMITTED_DATASETS:
             _judge(dataset, [batch for batch in batches if dataset in batch.submissions], now, settings)
-        return [_publish(batch, settings, engine) for batch in batches]
+        results = []
+        for batch in batches:
+            with at_work("curate", batch_id=batch.batch_id):
+                results.append(_publish(batch, settings, engine))
+        return results
 
 
 def groups(batch_paths: Iterable[Path]) -> Iterator[list[Path]]:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tasks import catalog, compacted, lake
+from tasks.at_work import at_work, is_traced
 from tasks.background import Background
 from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, run_cycle
@@ -297,6 +298,14 @@ def assimilate(
     settings: Settings, plan: CyclePlan, observations: pd.DataFrame, heard: Heard | None = None
 ) -> Cycle:
     """Run the pure cycle of a plan on the observations, and what sounders heard, read for it."""
+    batches = observations["batch_id"].dropna().unique() if is_traced() else ()
+    with at_work("assimilate", cycle=plan.stamp, from_batches=batches):
+        return _assimilate(settings, plan, observations, heard)
+
+
+def _assimilate(
+    settings: Settings, plan: CyclePlan, observations: pd.DataFrame, heard: Heard | None
+) -> Cycle:
     earlier = {
         lead_h: replace(
             plan,
@@ -374,6 +383,11 @@ def store_cycle(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]
     A rerun of the same plan replaces the files of the same valid time by the same bytes; rows that an earlier run
     under other rules had, and this one has not, do not stay.
     """
+    with at_work("store", cycle=plan.stamp, cycle_id=cycle.metadata["cycle_id"]):
+        return _store(settings, plan, cycle)
+
+
+def _store(settings: Settings, plan: CyclePlan, cycle: Cycle) -> list[Path]:
     files: list[Path] = []
     metadata = {key: json.dumps(value) for key, value in cycle.metadata.items()}
     for dataset, part, table in (

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from tasks.at_work import at_work
 from tasks.map import GriddedFields, contour_levels, contour_lines, draw_map, grid_of
 from tasks.revisions import OBSERVATION
 from tasks.settings import Settings
@@ -94,6 +95,13 @@ def publish_products(
     Raises:
         ProductError: the cycle has no grid, its id cannot be a folder name, or the disk refused.
     """
+    with at_work("publish", cycle_id=str(cycle.metadata.get("cycle_id", ""))):
+        return _publish(settings, cycle, observations, measurements)
+
+
+def _publish(
+    settings: Settings, cycle: Cycle, observations: pd.DataFrame, measurements: pd.DataFrame | None = None
+) -> Path:
     files = render_products(cycle, observations, measurements)
     cycle_id, valid_time = str(cycle.metadata["cycle_id"]), _valid_time(cycle)
     name = f"{cycle_id}-{hashlib.sha256(files['cycle.json']).hexdigest()[:12]}"

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         description="Label `environment` of every metric, such as production or staging.",
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Of logs: text, or json with a line per record that names cycle and batch."
+    )
     alert_urls: SecretStr = Field(
         SecretStr(""),
         description="Where automations tell of faults, separated by spaces: https://… gets JSON by POST, others are Apprise's, such as mailtos://user:password@host?to=operator@example.org.",

@@ -105,6 +105,6 @@ def test_only_a_nowcast_by_the_clock_that_succeeded_is_a_sign_of_life(
     monkeypatch.setattr(watch, "load_settings", lambda: settings)
     run: Any = SimpleNamespace(id=uuid4(), parameters=parameters)
     a_flow: Any = SimpleNamespace(name=flow)
-    watch.begin(a_flow, run, state)
-    watch.end(a_flow, run, state)
+    watch.start_clock(a_flow, run, state)
+    watch.record_run(a_flow, run, state)
     assert len(pings[1]) == n_pings

@@ -37,6 +37,8 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from tasks.at_work import is_traced
+
 log = logging.getLogger(__name__)
 
 Channel = Literal["mqtt", "http", "tcp", "pull", "file"]
@@ -147,6 +149,7 @@ class SpoolWriter:
         self._path = directory
         self._good_bytes = 0
         self._opened_s = 0.0
+        self._opened_ns = 0
         self._appended_s = 0.0
         make_durable_directory(directory)
 
@@ -218,15 +221,22 @@ class SpoolWriter:
         self._good_bytes = 0
         _sync_directory(self.directory)
         self._opened_s = self._appended_s = time.monotonic()
+        self._opened_ns = time.time_ns()
         return self._fd
 
     def _seal(self) -> Path | None:
         assert self._fd is not None
-        fd, self._fd, self._good_bytes = self._fd, None, 0
+        fd, n_bytes = self._fd, self._good_bytes
+        self._fd, self._good_bytes = None, 0
         try:
-            return _seal_file(fd, self._path)
+            path = _seal_file(fd, self._path)
         finally:
             os.close(fd)
+        if path is not None and is_traced():
+            from tasks.tracing import record_batch
+
+            record_batch(path.stem, self.directory.name, self._opened_ns, time.time_ns(), n_bytes)
+        return path
 
     def _abandon(self) -> None:
         """After a failed write: keep exactly what was acknowledged, and never write to this file again.
