@@ -151,7 +151,7 @@ def _schemas() -> dict[str, Any]:
                     sounder_id=TEXT, latitude_deg=NUMBER, longitude_deg=NUMBER, tier=TIER_OF, reason=MAYBE_TEXT,
                     quality=MAYBE_NUMBER, delay_sd_ms=MAYBE_NUMBER, delay_sd_low_ms=MAYBE_NUMBER,
                     delay_sd_high_ms=MAYBE_NUMBER, last_heard={"type": ["string", "null"], "format": "date-time"},
-                    information_gain_nats=MAYBE_NUMBER, variance_bought_mhz2=MAYBE_NUMBER, rank=MAYBE_NUMBER,
+                    information_gain_nats=MAYBE_NUMBER, variance_bought_mhz2=MAYBE_NUMBER, rank={"type": ["integer", "null"]},
                 ),
             },
         ),

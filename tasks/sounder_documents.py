@@ -27,6 +27,7 @@ LISTED = (
     *("delay_sd_ms", "delay_sd_low_ms", "delay_sd_high_ms", "delay_bias_ms", "is_delay_biased"),
     *("signal_sd_db", "signal_sd_low_db", "signal_sd_high_db", "signal_bias_db", "is_signal_biased"),
 )
+COUNTS = ("n_measurements", "n_obs", "rank")
 HISTORY = (
     *("valid_time", "tier", "previous_tier", "reason", "quality", "n_measurements"),
     *("delay_sd_ms", "delay_sd_low_ms", "delay_sd_high_ms", "delay_bias_ms"),
@@ -59,7 +60,7 @@ def sounder_list(settings: Settings, cycle: NewestCycle) -> pd.DataFrame:
     for name in ("latitude_deg", "longitude_deg", "tier"):
         frame[name] = frame[name].where(frame[name].notna(), worth[name].reindex(names))
     frame["last_heard"] = last_heard(settings, cycle).reindex(names)
-    frame = frame.join(worth[list(WORTH)])
+    frame = frame.join(worth[list(WORTH)]).astype(dict.fromkeys(COUNTS, "Int64"))
     return frame.reset_index().sort_values(["rank", "sounder_id"], na_position="last", ignore_index=True)
 
 

@@ -126,6 +126,7 @@ def test_every_sounder_is_listed(web: WebServer, settings: Settings) -> None:
     newest = measured.loc[measured["sounder_id"] == "NVIS-P01", "observed_at"].max()
     assert pd.Timestamp(nvis["last_heard"]) == newest
     assert nvis["information_gain_nats"] > 0
+    assert isinstance(nvis["n_measurements"], int)
     ionosonde = rows["SIM01"]
     assert ionosonde["reason"] is None
     assert ionosonde["tier_source"] == "error"
