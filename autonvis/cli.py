@@ -341,6 +341,26 @@ def apply_automations(settings: Settings, _: argparse.Namespace) -> None:
     print(f"{len(names)} automations applied; they tell {told}")
 
 
+def show_objectives(settings: Settings, arguments: argparse.Namespace) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from tasks.cycles import parse_time
+    from tasks.objectives import HEADINGS, measure_objectives, objectives_rows
+
+    until = parse_time(arguments.until, "--until") if arguments.until else datetime.now(UTC)
+    since = parse_time(arguments.since, "--since") if arguments.since else until - timedelta(days=30)
+    if since >= until:
+        raise ValueError(f"--since {since.isoformat()} is not before --until {until.isoformat()}")
+    table = measure_objectives(settings, since, until)
+    rows = [HEADINGS, *objectives_rows(table)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if arguments.out:
+        table.to_parquet(arguments.out, index=False)
+        print(f"written to {arguments.out}")
+
+
 def show_health(settings: Settings, arguments: argparse.Namespace) -> None:
     import json
     from datetime import UTC, datetime
@@ -687,6 +707,15 @@ def build_parser() -> argparse.ArgumentParser:
         "needs attention, 2 something is broken.",
     )
     sub.add_argument("--json", action="store_true", help="for programs: a list of findings")
+    sub = verb(
+        "objectives",
+        show_objectives,
+        "Say how the service-level objectives were kept over a span: answers, ingestion, web, cycles, freshness.",
+        "autonvis objectives --since 2026-11-01T00:00Z --until 2026-12-01T00:00Z --out november.parquet",
+    )
+    sub.add_argument("--since", metavar="TIME", help="ISO-8601 with zone; default 30 days before --until")
+    sub.add_argument("--until", metavar="TIME", help="ISO-8601 with zone; default now")
+    sub.add_argument("--out", type=Path, metavar="FILE.parquet", help="write the table")
     verb(
         "automations",
         apply_automations,

@@ -14,8 +14,10 @@ from prefect.states import Completed, Failed
 from flows.watch import WATCHED
 from tasks.health.finding import Finding, Level
 from tasks.health.report import examine, markdown, summary, text, worst
+from tasks.objectives import note_objectives
 from tasks.settings import load_settings
 
+note = task(name="note-objectives", cache_policy=NO_CACHE)(note_objectives)
 look = task(name="examine", cache_policy=NO_CACHE)(examine)
 
 
@@ -40,7 +42,9 @@ def announce(findings: list[Finding]) -> None:
 @flow(name="health", flow_run_name=name_run, timeout_seconds=300, **WATCHED)
 def health() -> State:
     """Look at services, endpoints, data, cycles, disk, memory, backups and errors; the run fails when there is a fault."""
-    findings = look(load_settings(), datetime.now(UTC))
+    settings = load_settings()
+    note(settings, datetime.now(UTC))
+    findings = look(settings, datetime.now(UTC))
     announce(findings)
     create_markdown_artifact(markdown(findings), key="health", description=summary(findings))
     get_run_logger().info("%s\n%s", summary(findings), text(findings, has_colour=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -13,9 +13,11 @@ from flows.watch import WATCHED
 from tasks import quality_pages, quality_report
 from tasks.artifacts import sounder_table, tiers_markdown
 from tasks.cycles import kernel_config
+from tasks.objectives import measure_objectives
 from tasks.settings import load_settings
 
 gather = task(name="read-day", retries=1, cache_policy=NO_CACHE)(quality_report.gather)
+measure = task(name="measure-objectives", cache_policy=NO_CACHE)(measure_objectives)
 write_report = task(name="write-pages", cache_policy=NO_CACHE)(quality_pages.write_report)
 
 
@@ -38,7 +40,10 @@ def report(day: date | None = None) -> str:
     chosen = quality_report.plan_day(settings, day, now=datetime.now(UTC))
     gathered = gather(settings, chosen)
     summary = quality_report.summarize(gathered)
-    folder = write_report(settings, gathered, summary, kernel_config(settings))
+    objectives = measure(
+        settings, datetime.combine(chosen, time(), UTC), quality_report.day_end(gathered).to_pydatetime()
+    )
+    folder = write_report(settings, gathered, summary, kernel_config(settings), objectives)
     create_markdown_artifact(
         tiers_markdown(quality_report.mix(summary), summary),
         key="tiers",

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.contracts import load_contract
 from tasks.kernel_config import KernelConfig
+from tasks.objectives import objectives_rows
 from tasks.quality_charts import (
     bias_chart,
     error_chart,
@@ -39,7 +40,13 @@ PARTS = {
 }
 
 
-def write_report(settings: Settings, day: Day, summary: pd.DataFrame, kernel: KernelConfig) -> Path:
+def write_report(
+    settings: Settings,
+    day: Day,
+    summary: pd.DataFrame,
+    kernel: KernelConfig,
+    objectives: pd.DataFrame | None = None,
+) -> Path:
     """Write `products/reports/<day>` whole, replacing an earlier one of the day, and return the folder.
 
     Raises:
@@ -51,11 +58,14 @@ def write_report(settings: Settings, day: Day, summary: pd.DataFrame, kernel: Ke
     with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as name:
         stage = Path(name) / "report"
         (stage / "sounders").mkdir(parents=True)
-        (stage / "index.html").write_text(overview(day, summary, kernel), encoding="utf-8")
+        (stage / "index.html").write_text(overview(day, summary, kernel, objectives), encoding="utf-8")
         for row in summary.to_dict("records"):
             page = owners_page(day, {str(name): value for name, value in row.items()}, kernel)
             (stage / page_of(row["sounder_id"])).write_text(page, encoding="utf-8")
         pq.write_table(pa.Table.from_pandas(summary, preserve_index=False), stage / "sounders.parquet")
+        if objectives is not None:
+            written = pa.Table.from_pandas(objectives, preserve_index=False)
+            pq.write_table(written, stage / "objectives.parquet")
         if target.exists():
             os.replace(target, Path(name) / "old")
         os.replace(stage, target)
@@ -74,8 +84,10 @@ def page_of(sounder_id: str) -> str:
     return f"sounders/{re.sub(r'[^A-Za-z0-9_.-]', '_', sounder_id)}.html"
 
 
-def overview(day: Day, summary: pd.DataFrame, kernel: KernelConfig) -> str:
-    """The page of all sounders."""
+def overview(
+    day: Day, summary: pd.DataFrame, kernel: KernelConfig, objectives: pd.DataFrame | None = None
+) -> str:
+    """The page of all sounders, and at its end how the system kept its objectives (`tasks.objectives`) if that is given."""
     rows = [
         {
             **row,
@@ -101,6 +113,7 @@ def overview(day: Day, summary: pd.DataFrame, kernel: KernelConfig) -> str:
             error_chart=error_chart(summary, kernel.tiers.delay, "delay", "ms"),
             bias_chart=bias_chart(summary),
             refused=day.refused.to_dict("records"),
+            objectives=[] if objectives is None else objectives_rows(objectives),
         )
     )
     return page

@@ -10,6 +10,7 @@ from tasks.health.finding import Finding, Level
 from tasks.health.landing import check_quarantine, check_spool
 from tasks.health.machine import check_backup, check_disk, check_errors
 from tasks.health.nowcasts import check_cycle, check_data, check_public, check_skill
+from tasks.health.promises import check_objectives
 from tasks.health.services import check_endpoints, check_memory, check_processes
 from tasks.settings import Settings
 
@@ -27,6 +28,7 @@ CHECKS: dict[str, Callable[[Settings, datetime], Iterable[Finding]]] = {
     "skill": check_skill,
     "backup": check_backup,
     "errors": check_errors,
+    "objectives": check_objectives,
 }
 MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.FAULT: "FAULT"}
 COLOURS = {Level.OK: "32", Level.WARNING: "33", Level.FAULT: "1;31"}
