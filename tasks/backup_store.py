@@ -27,6 +27,7 @@ ARCHIVES = "archives"
 STORE = "store"
 SUFFIX = ".tar.zst"
 CHUNK_BYTES = 2**20
+BUCKETS = ("s3://", "s3a://", "gs://", "gcs://", "abfs://", "az://")
 STAMP = "%Y%m%dT%H%M%SZ"
 
 
@@ -52,6 +53,7 @@ class Destination:
         except (ImportError, ValueError) as error:
             raise BackupError(f"no file system for backups at {address!r}: {error}") from error
         self._is_local = type(self._files).__name__ == "LocalFileSystem"
+        self._failures: tuple[type[Exception], ...] = (OSError, *_client_errors(address))
 
     def archives(self) -> list[str]:
         """Names of the archives, oldest first."""
@@ -59,7 +61,7 @@ class Destination:
             found = self._files.ls(f"{self._root}/{ARCHIVES}", detail=False, refresh=True)
         except FileNotFoundError:
             return []
-        except OSError as error:
+        except self._failures as error:
             raise self._refused("listed", error) from error
         names = (str(path).rsplit("/", 1)[-1] for path in found)
         return sorted(name for name in names if name.endswith(SUFFIX))
@@ -183,16 +185,29 @@ class Destination:
                 with tempfile.NamedTemporaryFile(prefix="autonvis-upload-") as file:
                     yield file
                     file.flush()
-                    self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+                    if not self.address.startswith(
+                        BUCKETS
+                    ):  # there it would make a bucket of a mistyped name
+                        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
                     self._files.put_file(file.name, path)
-        except OSError as error:
+        except self._failures as error:
             raise self._refused("written", error) from error
 
-    def _refused(self, what: str, error: OSError) -> BackupError:
+    def _refused(self, what: str, error: Exception) -> BackupError:
+        reason = getattr(error, "strerror", None) or error
         return BackupError(
-            f"the backups at {self.address} cannot be {what} ({error.strerror or error}): free space or give this user the "
+            f"the backups at {self.address} cannot be {what} ({reason}): free space or give this user the "
             "right to it, or name another place in AUTONVIS_BACKUP_TO; nothing half-written is there"
         )
+
+
+def _client_errors(address: str) -> tuple[type[Exception], ...]:
+    """What the client of an object store raises beside OSError: no route, no credentials."""
+    if not address.startswith("s3"):
+        return ()
+    from botocore.exceptions import BotoCoreError
+
+    return (BotoCoreError,)
 
 
 class _Lent(io.BufferedIOBase):

@@ -69,6 +69,7 @@ def test_a_catalog_on_postgresql_comes_back(database: str, tmp_path: Path) -> No
     plain = settings.model_copy(update={"home": tmp_path / "plain", "database_url": None})
     restore(plain)
     assert catalog_rows(plain) == before
+    catalog.open_catalog(settings).dispose()
 
 
 def test_prefects_database_on_postgresql_is_dumped_without_its_secrets(database: str, tmp_path: Path) -> None:
