@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services import gateway, http_limits, tcp
+from services.http_server import allow_connections
 from tasks.landing.mqtt import BrokerUnavailable, drain
 from tasks.landing.spool import make_durable_directory
 from tasks.settings import Settings
@@ -41,7 +42,7 @@ def serve(settings: Settings, fault: str | None, seed: float) -> None:
     make_durable_directory(settings.spool_root / "http")
     if fault is not None:
         FAULTS[fault](random.Random(seed))
-    gateway._allow_connections(settings.max_connections)
+    allow_connections(settings.max_connections)
     gateway.serve(settings, lambda *_: None)
 
 
