@@ -24,7 +24,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from tasks import lake, upkeep
-from tasks.backup_archive import archive_name, read_manifest
+from tasks.backup_archive import archive_name, parse_name, read_manifest
 from tasks.backup_capture import capture_files, capture_spool
 from tasks.backup_manifest import MANIFEST, FileEntry, Kind, Manifest, Member, all_files
 from tasks.backup_members import gather_broker, gather_catalog, gather_logs, gather_secrets
@@ -114,7 +114,9 @@ def _make(settings: Settings, kind: Kind, definitions: bytes | None, destination
             kind=kind, taken_at=now, release=_release(), files=changed, base=base_name, removed=removed, notes=notes,
             members=_describe(members),
         )  # fmt: skip
-        name = archive_name(datetime.now(UTC), kind)
+        # Names go by the second, and the newest is the one restored: two of one second would have no order.
+        newest = max((parse_name(other)[0] for other in destination.archives()), default=now)
+        name = archive_name(max(newest, datetime.now(UTC)), kind)
         packed = stage / "archive"
         _pack(packed, manifest, [members] if kind != "whole" else [members, stage / STORE])
         n_bytes = destination.put_archive(name, packed)

@@ -31,7 +31,7 @@ def test_the_demo_comes_back_to_the_byte(tmp_path: Path, capsys: pytest.CaptureF
     def drill(kind: str) -> None:
         before, rows = checksums(settings.lake_root), catalog_rows(settings)
         products, database = checksums(settings.products_root), settings.home / "prefect" / "prefect.db"
-        assert len(before) > 50
+        assert len(before) > 10
         assert database.stat().st_size > 0
         made = make_backup(settings)
         died_at = datetime.now(UTC)
