@@ -6,11 +6,13 @@ from datetime import datetime
 from typing import cast
 from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.assets import materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows import assets
 from flows.watch import WATCHED
 from tasks import cycles
 from tasks.artifacts import skill_markdown
@@ -20,7 +22,14 @@ from tasks.verification import read_verification, skill_table
 CYCLES_PER_TASK = 48
 """Half a day of cycles: a few dozen tasks for a month."""
 
-run_chunk = task(name="run-cycles", retries=1, cache_policy=NO_CACHE)(cycles.run_chunk)
+run_chunk = materialize(
+    assets.ANALYSIS,
+    assets.VERIFICATION,
+    asset_deps=[assets.IONOGRAMS, assets.MEASUREMENTS],
+    name="run-cycles",
+    retries=1,
+    cache_policy=NO_CACHE,
+)(cycles.run_chunk)
 
 
 def name_run() -> str:

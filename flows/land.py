@@ -8,10 +8,12 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.assets import materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows import assets
 from flows.watch import WATCHED
 from tasks.artifacts import landing_markdown
 from tasks.curation import curate_batches, groups, pending_batches
@@ -48,8 +50,12 @@ pull = task(
     timeout_seconds=300,
     cache_policy=NO_CACHE,
 )(pull_source)
-collect_segments = task(name="collect-segments", cache_policy=NO_CACHE)(collect)
-curate = task(
+collect_segments = materialize(assets.LANDING, name="collect-segments", cache_policy=NO_CACHE)(collect)
+curate = materialize(
+    assets.IONOGRAMS,
+    assets.MEASUREMENTS,
+    assets.QUARANTINE,
+    asset_deps=[assets.LANDING],
     name="curate-batches",
     timeout_seconds=600,
     cache_policy=NO_CACHE,

@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.assets import materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows import assets
 from flows.watch import WATCHED
 from tasks import cycles
 from tasks.artifacts import cycle_markdown, map_markdown, network_markdown, skill_markdown
@@ -22,9 +24,18 @@ read_window = task(name="read-window", retries=1, cache_policy=NO_CACHE)(cycles.
 read_heard = task(name="read-measurements", retries=1, cache_policy=NO_CACHE)(cycles.read_heard)
 assimilate = task(name="assimilate", timeout_seconds=120, cache_policy=NO_CACHE)(cycles.assimilate)
 check_cycles = task(name="check-cycle", cache_policy=NO_CACHE)(cycles.check_cycles)
-store_cycle = task(name="store-cycle", retries=1, cache_policy=NO_CACHE)(cycles.store_cycle)
+store_cycle = materialize(
+    assets.ANALYSIS,
+    assets.VERIFICATION,
+    asset_deps=[assets.IONOGRAMS, assets.MEASUREMENTS],
+    name="store-cycle",
+    retries=1,
+    cache_policy=NO_CACHE,
+)(cycles.store_cycle)
 measure = task(name="measure-cycle", cache_policy=NO_CACHE)(measure_cycle)
-publish = task(name="publish-products", cache_policy=NO_CACHE)(publish_products)
+publish = materialize(
+    assets.PRODUCTS, asset_deps=[assets.ANALYSIS], name="publish-products", cache_policy=NO_CACHE
+)(publish_products)
 
 
 def name_run() -> str:

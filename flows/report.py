@@ -6,9 +6,11 @@ from datetime import UTC, date, datetime, time
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.assets import materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from flows import assets
 from flows.watch import WATCHED
 from tasks import quality_pages, quality_report
 from tasks.artifacts import sounder_table, tiers_markdown
@@ -18,7 +20,9 @@ from tasks.settings import load_settings
 
 gather = task(name="read-day", retries=1, cache_policy=NO_CACHE)(quality_report.gather)
 measure = task(name="measure-objectives", cache_policy=NO_CACHE)(measure_objectives)
-write_report = task(name="write-pages", cache_policy=NO_CACHE)(quality_pages.write_report)
+write_report = materialize(
+    assets.REPORTS, asset_deps=[assets.ANALYSIS, assets.QUARANTINE], name="write-pages", cache_policy=NO_CACHE
+)(quality_pages.write_report)
 
 
 def name_run() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from pydantic import SecretStr
 from autonvis.environment import make_home, prefect_environment
 from autonvis.system import start_prefect_server
 from services.processes import free_port
+from tasks.landing.spool import Record, SpoolWriter
 from tasks.settings import Settings, SettingsError
+from tasks.simulation import simulate_network
 from tests.environment_of import changed_environment
 
 
@@ -171,6 +175,47 @@ def test_the_flight_check_tells_what_is_wrong(settings: Settings, inbox: Inbox) 
     assert (
         "nothing of" in told["text"] or "no address" in told["text"] or "nothing is published" in told["text"]
     )
+
+
+def test_runs_tell_of_the_assets_that_they_made_and_of_what(settings: Settings) -> None:
+    from prefect.client.orchestration import get_client
+
+    from autonvis.system import flush_prefect
+    from flows.land import land
+    from flows.nowcast import nowcast
+
+    start = datetime(2026, 3, 20, tzinfo=UTC)
+    payload = json.dumps(simulate_network(start, hours=3.0, seed=7)).encode()
+    with SpoolWriter(settings.spool_root / "http") as writer:
+        writer.append_many(
+            [Record("http", "ionograms", None, datetime.now(UTC), "application/json", payload, "simulated")]
+        )
+    assert land(return_state=True).is_completed()
+    nowcast(valid_time=start + timedelta(hours=3), grid_step_deg=10)
+    flush_prefect()
+    question = {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}}, "limit": 50}
+    made_of: dict[str, set[str]] = {}
+    deadline_s = time.monotonic() + 30
+    while "autonvis://products/current" not in made_of:
+        assert time.monotonic() < deadline_s, made_of
+        with get_client(sync_client=True) as client:
+            events = (
+                client.request("POST", "/events/filter", json=question).raise_for_status().json()["events"]
+            )
+        for event in events:
+            related = {
+                one["prefect.resource.id"]
+                for one in event["related"]
+                if one["prefect.resource.role"] == "asset"
+            }
+            made_of.setdefault(event["resource"]["prefect.resource.id"], set()).update(related)
+    assert made_of["autonvis://lake/landing"] == set()
+    assert made_of["autonvis://lake/ionograms"] >= {"autonvis://lake/landing"}
+    assert made_of["autonvis://lake/analysis"] >= {
+        "autonvis://lake/ionograms",
+        "autonvis://lake/measurements",
+    }
+    assert made_of["autonvis://products/current"] >= {"autonvis://lake/analysis"}
 
 
 @pytest.mark.slow
