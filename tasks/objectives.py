@@ -33,6 +33,8 @@ OF_RUNS = (names.CYCLE_DURATION.name,)
 COLUMNS = ("noted_at", "service", "sample", "labels", "value")
 EVERYWHERE = ("cluster", "environment")
 """Labels that say nothing within one system."""
+PROBES = ("/health", "/metrics")
+"""Routes that watchers ask: a service that is not ready yet says so there, to nobody's harm."""
 LATEST = timedelta(days=1)
 """A cycle computed later than this after its time is a backfill, and says nothing of that day."""
 
@@ -145,6 +147,7 @@ def _figure(value: float, unit: str) -> str:
 
 
 def _share_of_answers(http: pd.DataFrame) -> tuple[float, float]:
+    http = http[~http["labels"].map(lambda labels: labels["route"] in PROBES)]
     total = float(http["value"].sum())
     failed = float(
         http.loc[http["labels"].map(lambda labels: labels["status"].startswith("5")), "value"].sum()

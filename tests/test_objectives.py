@@ -40,8 +40,8 @@ def note(
         part.to_parquet(folder / f"objectives-{day}.parquet", index=False)
 
 
-def answers(status: str) -> tuple[str, str]:
-    labels = json.dumps({"route": "/ionogram", "service": "gateway", "status": status}, sort_keys=True)
+def answers(status: str, route: str = "/ionogram") -> tuple[str, str]:
+    labels = json.dumps({"route": route, "service": "gateway", "status": status}, sort_keys=True)
     return "nvis_http_request_duration_seconds_count", labels
 
 
@@ -69,7 +69,7 @@ def test_what_was_counted_in_the_span_is_the_difference_of_the_notes_through_a_r
         settings,
         {
             DAY - HOUR: {answers("202"): 5000.0, answers("503"): 70.0},  # before the span
-            DAY + HOUR: {answers("202"): 5900.0, answers("503"): 71.0},
+            DAY + HOUR: {answers("202"): 5900.0, answers("503"): 71.0, answers("503", "/health"): 300.0},
             DAY + 2 * HOUR: {answers("202"): 90.0, answers("503"): 0.0},  # the gateway began anew
             DAY + 3 * HOUR: {answers("202"): 98.0, answers("503"): 1.0},
             DAY + 30 * HOUR: {answers("202"): 10_000.0, answers("503"): 9000.0},  # after it

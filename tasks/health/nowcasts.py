@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from tasks import catalog
 from tasks.health.finding import Finding, Level, duration
 from tasks.health.recorded import Recorded, recorded
+from tasks.health.services import up_since
 from tasks.metrics import names
 from tasks.metrics.state import public_valid_time
 from tasks.settings import Settings
@@ -18,11 +19,21 @@ SLOW_S = 60.0
 STALE_S = 3600.0
 SILENT_S = 24 * 3600.0
 LEAST_SCORED = 100
+FIRST = "the system has just started: the first cycle comes by itself within a quarter of an hour"
+
+
+def _is_young(settings: Settings, now: datetime) -> bool:
+    """Whether the system was started too short a time ago to have made anything."""
+    since = up_since(settings)
+    return since is not None and now - since < LATE
 
 
 def check_public(settings: Settings, now: datetime) -> Iterator[Finding]:
     """What the public sees."""
     valid_time = public_valid_time(settings)
+    if valid_time is None and _is_young(settings, now):
+        yield Finding("public", Level.WARNING, "nothing is published yet", FIRST)
+        return
     if valid_time is None:
         yield Finding(
             *("public", Level.FAULT, f"nothing is published in {settings.products_root}"),
@@ -46,6 +57,9 @@ def check_public(settings: Settings, now: datetime) -> Iterator[Finding]:
 def check_cycle(settings: Settings, now: datetime) -> Iterator[Finding]:
     """The last nowcast: whether it came, how long it took, and whether it had observations."""
     cycles = catalog.cycles(catalog.open_catalog(settings), start=now - timedelta(days=1), end=now)
+    if not cycles and _is_young(settings, now):
+        yield Finding("cycle", Level.WARNING, "there was no cycle yet", FIRST)
+        return
     if not cycles:
         step = "see the runs of nowcast in the Prefect UI, or run one: .venv/bin/autonvis nowcast"
         yield Finding("cycle", Level.FAULT, "there was no cycle in the last day", step, "nvisnowcastlate")

@@ -30,10 +30,9 @@ def check_objectives(settings: Settings, now: datetime) -> Iterator[Finding]:
             sentence = f"missed over the last day: {shown[0]} {shown[1]}, promised {shown[2]}"
             step = "see since when: .venv/bin/autonvis objectives --since …"
             yield Finding("objectives", Level.WARNING, sentence, step, ENTRIES[row["name"]])
-    if not missed:
-        n_measured = int(table["is_met"].notna().sum())
-        yield Finding(
-            "objectives",
-            Level.OK,
-            f"{n_measured} of {len(table)} objectives were measured over the last day, and met",
-        )
+    n_measured = int(table["is_met"].notna().sum())
+    if not n_measured:
+        yield Finding("objectives", Level.OK, "no objective was measured over the last day yet")
+    elif not missed:
+        sentence = f"the {n_measured} of {len(table)} objectives that were measured over the last day are met"
+        yield Finding("objectives", Level.OK, sentence)

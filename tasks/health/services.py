@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +59,7 @@ def check_endpoints(settings: Settings, _now: datetime) -> Iterator[Finding]:
         else:
             log = settings.log_root / f"{name}.log"
             yield Finding(
-                *("endpoints", Level.FAULT, f"{name} does not answer at {_shown(url)}: {fault}"),
+                *("endpoints", Level.FAULT, f"{name} at {_shown(url)} {fault}"),
                 f"see {log}; if it hangs, start it again: make down up",
                 "nvisservicedown",
             )
@@ -104,8 +104,18 @@ def endpoints(settings: Settings) -> dict[str, str]:
     return found
 
 
+def up_since(settings: Settings) -> datetime | None:
+    """When the oldest process of the system that runs was started; None when none does."""
+    started = [
+        one["start_s"]
+        for one in system_processes(settings)
+        if find_process(one["pid"], one["start_s"]) is not None
+    ]
+    return datetime.fromtimestamp(min(started), UTC) if started else None
+
+
 def _ask(url: str) -> str | None:
-    """Why the address does not answer; None when it does."""
+    """What is wrong with an address's answer; None when nothing is."""
     parts = urlsplit(url)
     try:
         if parts.scheme not in ("http", "https"):
@@ -114,11 +124,11 @@ def _ask(url: str) -> str | None:
             return None
         answer = httpx.get(url, timeout=TIMEOUT_S)
     except (httpx.HTTPError, OSError) as error:
-        return str(error) or type(error).__name__
+        return f"does not answer: {str(error) or type(error).__name__}"
     if answer.is_success:
         return None
     is_problem = answer.headers.get("content-type", "").startswith("application/problem+json")
-    return f"{answer.status_code}" + (f", {answer.json()['detail']}" if is_problem else "")
+    return f"answers {answer.status_code}" + (f": {answer.json()['detail']}" if is_problem else "")
 
 
 def _shown(url: str) -> str:

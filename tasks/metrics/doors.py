@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter as Tally
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -29,9 +30,17 @@ for _door in (
 
 def count_landed(door: str, receipts: Sequence[dict[str, Any]], seconds: float) -> None:
     """One delivery is on disk: what its receipts say, and how long its sender waited."""
-    INGESTION_LATENCY.labels(door).observe(seconds)
+    _latency(door).observe(seconds)
+    if len(receipts) == 1:  # a thousand times a second
+        _observations(door, receipts[0]["status"]).inc()
+        return
     for outcome, number in Tally(receipt["status"] for receipt in receipts).items():
-        OBSERVATIONS.labels(door, outcome).inc(number)
+        _observations(door, outcome).inc(number)
+
+
+# Looking a series up by its labels costs as much as counting.
+_latency = cache(INGESTION_LATENCY.labels)
+_observations = cache(OBSERVATIONS.labels)
 
 
 class ErrorCounter(logging.Handler):
