@@ -150,8 +150,16 @@ def score(rows: pd.DataFrame) -> dict[str, Any]:
 def compare(found: pd.DataFrame, made: list[SimulatedSounder]) -> pd.DataFrame:
     """Tier, error and bias as estimated beside what each sounder was made as."""
     truth = pd.DataFrame([sounder.describe() for sounder in made]).set_index("sounder_id")
-    frame = found.set_index("sounder_id").join(truth, rsuffix="_made")
+    frame = found.set_index("sounder_id").join(truth.add_suffix("_made"))
     return frame[list(COMPARED)]
+
+
+def _by_tier(values: pd.Series, sounders: pd.DataFrame) -> dict[str, float]:
+    """Mean over the sounders of a tier."""
+    return {
+        str(tier): round(float(mean), 2)
+        for tier, mean in values.groupby(sounders["tier_made"]).mean().items()
+    }
 
 
 def main() -> None:
@@ -173,6 +181,8 @@ def main() -> None:
         scores |= {
             "tiers_right": round(float(is_right.mean()), 2),
             "delay_sd_within_90": round(float(within.mean()), 2),
+            "delay_sd_over_made": _by_tier(sounders["delay_sd_ms"] / sounders["delay_sd_ms_made"], sounders),
+            "delay_sd_within_90_of": _by_tier(within.astype(float), sounders),
             "biased_found": int(sounders["is_delay_biased"].sum()),
         }
         print(json.dumps({"name": "sounders", **scores}), flush=True)

