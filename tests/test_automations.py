@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import queue
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email import message_from_string
+from email.header import decode_header, make_header
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -260,6 +263,62 @@ def test_an_address_that_is_none_is_named_by_its_number_and_not_shown(tmp_path: 
     with pytest.raises(SettingsError, match="address number 2") as caught:
         apply(wrong)
     assert "secret" not in str(caught.value)
+
+
+class MailHandler(socketserver.StreamRequestHandler):
+    """Enough of SMTP to take a letter."""
+
+    letters: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+
+    def handle(self) -> None:
+        recipient = ""
+        self.wfile.write(b"220 test\r\n")
+        while line := self.rfile.readline().decode().strip():
+            verb = line[:4].upper()
+            if verb == "RCPT":
+                recipient = line
+            if verb == "DATA":
+                self.wfile.write(b"354 go on\r\n")
+                letter = b""
+                while (part := self.rfile.readline()) != b".\r\n":
+                    letter += part
+                self.letters.put((recipient, letter.decode()))
+            self.wfile.write(b"221 bye\r\n" if verb == "QUIT" else b"250 ok\r\n")
+            if verb == "QUIT":
+                return
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # one of Apprise's plugins
+def test_an_alert_goes_by_e_mail_too(settings: Settings) -> None:
+    from prefect.events import emit_event
+
+    from autonvis.automations import apply
+    from autonvis.system import flush_prefect
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), MailHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"mailto://127.0.0.1:{server.server_address[1]}?from=autonvis@example.org&to=operator@example.org&mode=insecure"
+            apply(settings.model_copy(update={"alert_urls": SecretStr(address)}))
+            emit_event(
+                "autonvis.health.backup",
+                resource={"prefect.resource.id": "autonvis.health.backup"},
+                payload={"message": "the last full backup is 3 days old"},
+            )
+            flush_prefect()
+            recipient, letter = MailHandler.letters.get(timeout=30)
+        finally:
+            apply(settings)
+            server.shutdown()
+            thread.join()
+    assert "operator@example.org" in recipient
+    parsed = message_from_string(letter)
+    assert "AutoNVIS: backup-old" in str(make_header(decode_header(parsed["Subject"])))
+    text = "".join(
+        bytes(part.get_payload(decode=True)).decode() for part in parsed.walk() if not part.is_multipart()
+    )
+    assert "the last full backup is 3 days old" in text
 
 
 def test_every_rule_leads_to_an_entry_of_the_runbook() -> None:
