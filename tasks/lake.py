@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -197,10 +198,30 @@ def _without_compacted(
 
 
 def _holders(dataset: str, name: str, settings: Settings, days: Collection[Path] | None) -> list[Path]:
-    if days is None:
-        days = list((settings.lake_root / dataset).glob(f"{PARTITION_PREFIX}*"))
-    pattern = f"*{compacted.SEPARATOR}*.parquet"
-    return [path for day in days for path in sorted(day.glob(pattern)) if compacted.is_within(path, name)]
+    chosen = _days(settings.lake_root / dataset) if days is None else sorted(map(str, days))
+    found: list[Path] = []
+    for day in chosen:  # thousands: as text, and only listed when they have changed
+        try:
+            about = os.stat(day)
+        except FileNotFoundError:
+            continue
+        found += _compacted_in(day, about.st_ino, about.st_mtime_ns)
+    return [path for path in found if compacted.is_within(path, name)]
+
+
+def _days(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.path for entry in entries if entry.name.startswith(PARTITION_PREFIX))
+
+
+@lru_cache(maxsize=32_768)
+def _compacted_in(day: str, _inode: int, _mtime_ns: int) -> tuple[Path, ...]:
+    """The compacted files of a day's folder, listed once as long as it stays the same folder with the same files."""
+    with os.scandir(day) as entries:
+        names = sorted(entry.name for entry in entries if compacted.SEPARATOR in entry.name)
+    return tuple(Path(day, name) for name in names if name.endswith(".parquet"))
 
 
 def _sha256(path: Path) -> str:

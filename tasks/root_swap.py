@@ -35,7 +35,7 @@ def staged_beside(place: Path, n_bytes: int) -> Iterator[Path]:
         free = shutil.disk_usage(parent).free
         if n_bytes * SPARE > free:
             raise BackupError(
-                f"the disk of {parent} has {free / 1e6:.0f} MB free and {n_bytes * SPARE / 1e6:.0f} MB are needed: free space, or "
+                f"the disk of {parent} has {free / 1e6:.1f} MB free and {n_bytes * SPARE / 1e6:.1f} MB are needed: free space, or "
                 "name another place"
             )
         stage = parent / f"{prefix}{STAGED}{secrets.token_hex(4)}"
