@@ -313,6 +313,26 @@ def rabbitmq_environment(directory: Path, node: str) -> dict[str, str]:
     }
 
 
+def rabbitmq_control(broker: Broker, *command: str, timeout_s: float) -> None:
+    """Runs a command of `rabbitmqctl` on the private RabbitMQ.
+
+    Raises:
+        BrokerError: it fails; the message has its last words.
+    """
+    directory = broker.home / "broker" / "rabbitmq"
+    node = json.loads((directory / "parameters.json").read_text())["node"]
+    done = subprocess.run(
+        [str(rabbitmq_script().with_name("rabbitmqctl")), "--node", f"{node}@localhost", *command],
+        env=rabbitmq_environment(directory, node),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    if done.returncode:
+        raise BrokerError(f"rabbitmqctl {command[0]}: {(done.stderr or done.stdout).strip()}")
+
+
 def _rabbitmq_hash(password: str) -> str:
     salt = secrets.token_bytes(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()

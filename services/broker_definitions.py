@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
 import tempfile
 from pathlib import Path
 
-from services.broker import BrokerError, rabbitmq_environment, rabbitmq_script, running_broker
+from services.broker import BrokerError, rabbitmq_control, running_broker
 
 log = logging.getLogger(__name__)
 
@@ -27,28 +25,12 @@ def export_definitions(home: Path) -> bytes | None:
     broker = running_broker(home.resolve())
     if broker is None or broker.kind != "rabbitmq":
         return None
-    directory = home.resolve() / "broker" / "rabbitmq"
-    node = json.loads((directory / "parameters.json").read_text())["node"]
-    program = rabbitmq_script().with_name("rabbitmqctl")
+    directory = broker.home / "broker" / "rabbitmq"
     with tempfile.TemporaryDirectory(dir=directory) as folder:
         target = Path(folder) / "definitions.json"
-        done = subprocess.run(
-            [
-                str(program),
-                "--node",
-                f"{node}@localhost",
-                "export_definitions",
-                str(target),
-                "--format",
-                "json",
-            ],
-            env=rabbitmq_environment(directory, node),
-            capture_output=True,
-            text=True,
-            timeout=EXPORT_TIMEOUT_S,
+        rabbitmq_control(
+            broker, "export_definitions", str(target), "--format", "json", timeout_s=EXPORT_TIMEOUT_S
         )
-        if done.returncode or not target.is_file():
-            raise BrokerError(
-                f"RabbitMQ does not export its definitions: {(done.stderr or done.stdout).strip()}"
-            )
+        if not target.is_file():
+            raise BrokerError("RabbitMQ does not export its definitions")
         return target.read_bytes()

@@ -40,6 +40,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.broker_auth import BrokerAuth
+from services.ended_sessions import keep_ending
 from services.http_server import (
     PROBLEM_HANDLERS,
     Server,
@@ -118,13 +119,14 @@ class _Gateway:
         await asyncio.to_thread(begin_counts, self.settings)
         await asyncio.to_thread(recall, self.settings, self.door.recent)
         line_server = LineServer(self.door)
-        mosquitto_users = asyncio.create_task(keep_in_step(self.settings))
+        of_brokers = [asyncio.create_task(task(self.settings)) for task in (keep_in_step, keep_ending)]
         try:
             if self.lines is not None:
                 await line_server.start(self.lines)
             yield
         finally:
-            mosquitto_users.cancel()
+            for task in of_brokers:
+                task.cancel()
             await line_server.stop()
             await asyncio.to_thread(self.commit.stop)
 

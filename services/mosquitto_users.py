@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,7 +21,7 @@ from tasks.settings import Settings
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
-"""A new credential is admitted, and a revoked one shut out, within this time."""
+"""A new credential is admitted, and one that ended shut out with its open connections, within this time."""
 
 
 def password_file(settings: Settings) -> str:
@@ -29,7 +30,7 @@ def password_file(settings: Settings) -> str:
     Raises:
         tasks.catalog.CatalogError: there is none to be read.
     """
-    hashes = catalog.mosquitto_hashes(catalog.open_catalog(settings))
+    hashes = catalog.mosquitto_hashes(catalog.open_catalog(settings), now=datetime.now(UTC))
     return "".join(f"{sounder_id}:{text}\n" for sounder_id, text in sorted(hashes) if is_station(sounder_id))
 
 

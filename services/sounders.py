@@ -61,7 +61,10 @@ class Sounders:
             if credential_of is None and catalog.get_sounder(engine, sounder_id) is not None:
                 detail = f"{sounder_id!r} is registered: to change its metadata send its credential as bearer token"
                 raise Problem(409, "Registered already", detail)
-            credential = catalog.register_sounder(engine, **described, now=datetime.now(UTC))
+            # Whoever comes with a credential gets no other: one that was revoked a moment ago must not renew itself.
+            credential = catalog.register_sounder(
+                engine, **described, now=datetime.now(UTC), issue_credential=credential_of is None
+            )
             return credential, catalog.get_sounder(engine, sounder_id)
 
         try:

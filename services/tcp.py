@@ -40,6 +40,8 @@ class _Connection:
     """What a connection has said of itself, and its lines that wait for their answers."""
 
     sounder_id: str | None = None
+    credential: str | None = None
+    """By which `sounder_id` is known."""
     judge: Judge | None = None
     """Of the lines that the last read brought, which came at one moment."""
     dataset: str | None = None
@@ -124,6 +126,8 @@ class LineServer:
             connection.is_busy = True
             connection.judge = None
             await self.door.refresh()
+            if connection.credential is not None:  # it may have ended since the opening line
+                await self.door.authenticate(connection.credential)
             *lines, last = chunk.split(b"\n")
             if lines:
                 lines[0] = rest + lines[0]
@@ -206,7 +210,7 @@ class LineServer:
             sounder_id = await self.door.authenticate(credential)
             if connection.items and sounder_id != connection.sounder_id:
                 connection.answers = [await self._land(connection)]  # what came before is not this sounder's
-            connection.sounder_id, connection.judge = sounder_id, None
+            connection.sounder_id, connection.credential, connection.judge = sounder_id, credential, None
         connection.dataset = dataset
         return _line({"sounder_id": connection.sounder_id, "dataset": dataset})
 

@@ -21,6 +21,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import (
     JSON,
     Boolean,
+    ColumnElement,
     Connection,
     DateTime,
     Dialect,
@@ -32,14 +33,15 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    and_,
     create_engine,
     delete,
     event,
     func,
     make_url,
+    or_,
     select,
     text,
-    update,
 )
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import ExceptionContext
@@ -130,6 +132,7 @@ class Credential(Base):
     credential_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
     sounder_id: Mapped[str] = mapped_column(ForeignKey("sounders.sounder_id"), index=True)
     issued_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     is_revoked: Mapped[bool] = mapped_column(Boolean, default=False)
     mosquitto_hash: Mapped[str | None] = mapped_column(String(160))
 
@@ -226,7 +229,7 @@ def register_sounder(
 
     Returns:
         A new credential, shown only this once, for a sounder that has none; otherwise None. Rotating is
-        `issue_credential`, a decision of its own, so that whoever knows an id cannot fetch its credential.
+        `tasks.credentials.rotate`, a decision of its own, so that whoever knows an id cannot fetch its credential.
     """
     described = {
         "kind": kind,
@@ -258,36 +261,36 @@ def register_sounder(
         ).first()
         if not issue_credential or has_credential is not None:
             return None
-        return _add_credential(session, sounder_id, now)
+        return add_credential(session, sounder_id, now)
 
 
-def issue_credential(engine: Engine, sounder_id: str, *, now: datetime) -> str:
-    """Revoke the sounder's credentials and return a new one, shown only this once.
-
-    Raises:
-        ValueError: the sounder is not registered.
-    """
-    with Session(engine) as session, session.begin():
-        if session.get(Sounder, sounder_id) is None:
-            raise ValueError(f"sounder_id: {sounder_id!r} is not registered")
-        session.execute(update(Credential).where(Credential.sounder_id == sounder_id).values(is_revoked=True))
-        return _add_credential(session, sounder_id, now)
+def is_valid(now: datetime) -> ColumnElement[bool]:
+    """Whether a credential counts at this time."""
+    return and_(
+        Credential.is_revoked.is_(False),
+        or_(Credential.expires_at.is_(None), Credential.expires_at > now),
+    )
 
 
-def credential_owner(engine: Engine, credential: str) -> str | None:
+def credential_owner(engine: Engine, credential: str, *, now: datetime) -> str | None:
     """The sounder a valid credential belongs to; None for any other text."""
+    query = select(Credential.sounder_id).where(
+        Credential.credential_hash == _hash(credential), is_valid(now)
+    )
     with Session(engine.execution_options(is_reading=True)) as session:
-        row = session.get(Credential, _hash(credential))
-        return None if row is None or row.is_revoked else row.sounder_id
+        return session.scalars(query).first()
 
 
-def mosquitto_hashes(engine: Engine) -> list[tuple[str, str]]:
-    """Sounder and password hash of every valid credential that has one."""
+def mosquitto_hashes(engine: Engine, *, now: datetime) -> list[tuple[str, str]]:
+    """Sounder and password hash of its newest valid credential that has one: a user of Mosquitto has one password."""
+    query = (
+        select(Credential.sounder_id, Credential.mosquitto_hash)
+        .where(is_valid(now), Credential.mosquitto_hash.is_not(None))
+        .order_by(Credential.issued_at)
+    )
     with Session(engine.execution_options(is_reading=True)) as session:
-        rows = session.execute(
-            select(Credential.sounder_id, Credential.mosquitto_hash).where(Credential.is_revoked.is_(False))
-        )
-        return [(sounder_id, text) for sounder_id, text in rows if text is not None]
+        newest = {sounder_id: text for sounder_id, text in session.execute(query)}
+    return [(sounder_id, text) for sounder_id, text in newest.items() if text is not None]
 
 
 def get_sounder(engine: Engine, sounder_id: str) -> Sounder | None:
@@ -612,13 +615,17 @@ def exclusive(engine: Engine, purpose: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _add_credential(session: Session, sounder_id: str, now: datetime) -> str:
+def add_credential(
+    session: Session, sounder_id: str, now: datetime, expires_at: datetime | None = None
+) -> str:
+    """A new credential within a transaction; the text is returned and kept nowhere."""
     credential = secrets.token_urlsafe(CREDENTIAL_BYTES)
     session.add(
         Credential(
             credential_hash=_hash(credential),
             sounder_id=sounder_id,
             issued_at=now,
+            expires_at=expires_at,
             mosquitto_hash=mosquitto_hash(credential),
         )
     )

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -36,7 +37,7 @@ BATCH_ITEMS = 10_000
 LARGE_BATCH_ITEMS = 50
 """Above this the items are judged in a thread, so that single posts do not wait behind a large batch."""
 CREDENTIAL_CACHE_S = 10.0
-"""A revoked credential is refused within this time."""
+"""A credential that has expired or was revoked is refused within this time."""
 REGISTERED_CACHE_S = 10.0
 """A sounder registered through another process needs its credential within this time."""
 FREE_DISK_CACHE_S = 1.0
@@ -224,12 +225,14 @@ class Door:
         if known_until_s > time.monotonic():
             return sounder_id
 
-        owner = await self.ask(lambda engine: catalog.credential_owner(engine, credential))
+        owner = await self.ask(
+            lambda engine: catalog.credential_owner(engine, credential, now=datetime.now(UTC))
+        )
         if owner is None:
             raise Problem(
                 401,
                 "Not authorized",
-                "the credential is not known",
+                "the credential is not known, has expired or was revoked",
                 WWW_Authenticate=CHALLENGE,
             )
         if len(self._credentials) > 10_000:

@@ -116,7 +116,7 @@ def test_a_damaged_catalog_is_named(settings: Settings, monkeypatch: pytest.Monk
         name.unlink(missing_ok=True)
     path.write_bytes(b"not a database at all" * 400)
     with pytest.raises(CatalogError, match="file is not a database"):
-        catalog.credential_owner(open_catalog(settings), "x")
+        catalog.credential_owner(open_catalog(settings), "x", now=datetime.now(UTC))
     refused = httpx.post(f"{server.url}/ionogram", json=IONOGRAM, headers={"authorization": "Bearer x"})
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "30")
     lines = Lines(server)

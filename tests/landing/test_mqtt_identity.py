@@ -19,7 +19,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from services.broker import Broker, Kind
-from tasks import catalog, lake
+from tasks import catalog, credentials, lake
 from tasks.curation import curate_batch, pending_batches
 from tasks.landing.mqtt import BrokerUnavailable, create_session, drain, ping, publish_many
 from tasks.landing.spool import collect, read_segment
@@ -241,7 +241,7 @@ def test_a_new_credential_replaces_the_old_one(
     engine = catalog.open_catalog(Settings(home=broker.home))
     now = catalog.get_sounder(engine, station.sounder_id)
     assert now is not None
-    fresh = catalog.issue_credential(engine, station.sounder_id, now=now.registered_at)
+    fresh = credentials.rotate(engine, station.sounder_id, now=now.registered_at)
     wait_until_admitted(Station(station.sounder_id, fresh, station.address))
     with pytest.raises(BrokerUnavailable):
         publish_many(station.url, [], client_id=station.sounder_id)
