@@ -90,9 +90,12 @@ def test_the_routing_of_alerts_is_valid() -> None:
 
 
 def test_every_alert_fires_when_it_should_and_only_then() -> None:
-    cases = {case["name"] for case in yaml.safe_load((PROMETHEUS / "tests.yml").read_text())["tests"]}
+    files = ("tests.yml", "tests_day.yml")
+    cases = {
+        case["name"] for file in files for case in yaml.safe_load((PROMETHEUS / file).read_text())["tests"]
+    }
     assert cases == {f"{rule['alert']} {does}" for rule in ALERTS for does in ("fires", "stays quiet")}
-    assert "SUCCESS" in run(tool("promtool"), "test", "rules", "tests.yml")
+    assert "SUCCESS" in run(tool("promtool"), "test", "rules", *files)
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
