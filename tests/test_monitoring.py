@@ -193,7 +193,7 @@ def use(server: Server) -> None:
     items = simulate_network(valid_time - timedelta(hours=2), hours=2.1, seed=7)
     for first in range(0, len(items), 20):
         batch = {"dataset": "ionograms", "source": "simulated", "items": items[first : first + 20]}
-        assert httpx.post(f"{server.url}/batch", json=batch).status_code == 202
+        assert httpx.post(f"{server.url}/batch", json=batch, timeout=30).status_code == 202
     wait_until(lambda: any(server.settings.spool_root.rglob("*.seg")), None)
     collect(settings.spool_root, settings.lake_root)
     results = curate_batches(pending_batches(settings), settings=settings)
@@ -217,7 +217,7 @@ def wait_until(is_done: Callable[[], object], log: Path | None) -> None:
 
 def asks(url: str, expression: str) -> list[dict[str, Any]]:
     try:
-        answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}).json()
+        answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}, timeout=30).json()
     except httpx.HTTPError:  # it is starting
         return []
     assert answer["status"] == "success", f"{expression}: {answer}"
@@ -236,7 +236,7 @@ def test_no_panel_is_empty_after_one_run(prometheus: str, expression: str) -> No
 
 
 def test_no_rule_fails_and_a_healthy_system_raises_no_alert(prometheus: str) -> None:
-    groups = httpx.get(f"{prometheus}/api/v1/rules").json()["data"]["groups"]
+    groups = httpx.get(f"{prometheus}/api/v1/rules", timeout=30).json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == len(ALERTS) + len(RECORDS)
     assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
