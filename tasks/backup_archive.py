@@ -91,6 +91,24 @@ def unpack(destination: Destination, name: str, manifest: Manifest, folder: Path
         )
 
 
+def read_member(destination: Destination, name: str, manifest: Manifest, member: str) -> bytes:
+    """The content of one member of an archive, checked.
+
+    Raises:
+        BackupError: the archive does not have it, or is damaged.
+    """
+    with _members(destination, name) as tar:
+        for info in tar:
+            file = tar.extractfile(info) if info.name == member else None
+            if file is None:
+                continue
+            content = file.read()
+            if hashlib.sha256(content).hexdigest() == manifest.members[member].sha256:
+                return content
+            raise BackupError(f"archive {name} is damaged: {member} does not have its checksum")
+    raise BackupError(f"archive {name} is cut: {member} is missing")
+
+
 @contextmanager
 def _members(destination: Destination, name: str) -> Iterator[tarfile.TarFile]:
     with destination.open_archive(name) as file:

@@ -2,6 +2,7 @@
 
 Only records received up to the time are taken, from segments of the spool and of the lake alike. Curation is a pure
 function of what landed, so the lake becomes what it was; cycles of the time in between can be computed again from it.
+Sounders that registered in between come from the catalog of the archive after it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from datetime import datetime
 from pathlib import Path
 
 from tasks import catalog
-from tasks.backup_archive import read_manifest
+from tasks.backup_archive import read_manifest, read_member
 from tasks.backup_manifest import FileEntry
+from tasks.backup_members import CATALOG
 from tasks.backup_store import BackupError, Destination
 from tasks.curation import curate_batches, groups, pending_batches
 from tasks.landing.spool import Record, SegmentError, SpoolWriter, collect, read_segment
@@ -60,6 +62,8 @@ def replay_until(
     Raises:
         BackupError: an archive or a segment is missing or damaged.
     """
+    if later:
+        _register(destination, settings, at, later[-1])
     have = {entry.sha256 for path, entry in files.items() if _is_segment(path)}
     n_segments = n_records = n_later = 0
     writer = SpoolWriter(settings.spool_root / "restored")
@@ -84,6 +88,22 @@ def replay_until(
             faults += [result.fault] if result.fault is not None else []
     catalog.open_catalog(settings).dispose()
     return Replayed(n_segments, n_records, n_later, n_batches, n_accepted, faults)
+
+
+def _register(destination: Destination, settings: Settings, at: datetime, name: str) -> None:
+    """Sounders with their versions and credentials up to a time, from the catalog of a later archive.
+
+    A credential that was revoked since then stays revoked: when that was is not recorded, and it may be known to others.
+    """
+    copy = settings.home / "later.sqlite"
+    copy.write_bytes(read_member(destination, name, read_manifest(destination, name), CATALOG))
+    engine = catalog.new_engine(f"sqlite:///{copy}")
+    try:
+        catalog.adopt_sounders(engine, catalog.open_catalog(settings), until=at)
+    finally:
+        engine.dispose()
+        for path in settings.home.glob(f"{copy.name}*"):
+            path.unlink()
 
 
 def _segments(destination: Destination, names: Sequence[str]) -> Iterator[FileEntry]:

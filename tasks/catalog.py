@@ -272,6 +272,30 @@ def is_valid(now: datetime) -> ColumnElement[bool]:
     )
 
 
+def adopt_sounders(source: Engine, target: Engine, *, until: datetime) -> None:
+    """Gives a catalog the sounders of another as they were at a time, with their versions and credentials up to it."""
+    with (
+        Session(source.execution_options(is_reading=True)) as known,
+        Session(target) as session,
+        session.begin(),
+    ):
+        versions = select(SounderVersion).where(SounderVersion.valid_from <= until)
+        for version in known.scalars(versions.order_by(SounderVersion.sounder_id, SounderVersion.version)):
+            said = {
+                column.key: getattr(version, column.key)
+                for column in SounderVersion.__table__.columns
+                if column.key != "valid_from"
+            }
+            known_since = session.get(Sounder, version.sounder_id)
+            registered_at = version.valid_from if known_since is None else known_since.registered_at
+            session.merge(Sounder(**said, registered_at=registered_at, changed_at=version.valid_from))
+            session.flush()
+            session.merge(SounderVersion(**said, valid_from=version.valid_from))
+        for credential in known.scalars(select(Credential).where(Credential.issued_at <= until)):
+            columns = {column.key: getattr(credential, column.key) for column in Credential.__table__.columns}
+            session.merge(Credential(**columns))
+
+
 def credential_owner(engine: Engine, credential: str, *, now: datetime) -> str | None:
     """The sounder a valid credential belongs to; None for any other text."""
     query = select(Credential.sounder_id).where(

@@ -127,6 +127,11 @@ def test_a_point_in_time_has_what_was_received_until_then(settings: Settings) ->
     early, late = at - timedelta(milliseconds=200), at + timedelta(milliseconds=200)
     spool(settings, items[:20], early)
     n_accepted = land(settings)
+    engine = catalog.open_catalog(settings)
+    catalog.register_sounder(engine, "AT138", kind="ionosonde", details={"tier": "GOLD"}, now=early)
+    sounders = catalog_rows(settings)
+    catalog.register_sounder(engine, "AT138", kind="ionosonde", details={"tier": "SILVER"}, now=late)
+    catalog.register_sounder(engine, "LATE1", kind="ionosonde", now=late)
     expected, rows = checksums(settings.lake_root), catalog_rows(settings)["batches"]
     writer = spool(settings, items[20:40], early, seal=False)
     writer.append_many([record(items[40:], late)])
@@ -148,6 +153,9 @@ def test_a_point_in_time_has_what_was_received_until_then(settings: Settings) ->
     assert {path: now.get(path) for path in expected} == expected
     recorded = [row[:5] for row in catalog_rows(settings)["batches"]]
     assert all(row[:5] in recorded for row in rows)
+    now_known = catalog_rows(settings)
+    for table in ("sounders", "sounder_versions", "credentials"):
+        assert now_known[table] == sounders[table]
     received = lake.read("ionograms", settings=settings)["received_at"]
     assert (received <= at).all()
     destroy(settings)
@@ -340,7 +348,7 @@ def back_up_for_ever(settings: Settings) -> None:
 def test_killed_midway_leaves_only_whole_archives(settings: Settings) -> None:
     context = multiprocessing.get_context("fork")
     make_backup(settings)
-    for number in range(6):
+    for number in range(4):
         victim = context.Process(target=back_up_for_ever, args=(settings,))
         victim.start()
         time.sleep(0.15 + 0.13 * number)

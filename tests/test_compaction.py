@@ -25,7 +25,7 @@ from tasks.settings import Settings
 from tests.small_root import END, checksums, land, observations, run_cycle, spool
 
 LATER = timedelta(days=2)
-N_BATCHES = 12
+N_BATCHES = 9
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_readers_see_each_row_once_meanwhile(settings: Settings) -> None:
     threads = [threading.Thread(target=one) for one in (read_own, read_by_glob)]
     for thread in threads:
         thread.start()
-    for _ in range(6):
+    for _ in range(4):
         compact(settings)
         (path,) = lake.files("ionograms", settings=settings)
         lake.loosen("ionograms", compacted.members(path)[0].name, settings=settings)
@@ -218,7 +218,7 @@ def compact_for_ever(settings: Settings) -> None:
 
 def test_killed_anywhere_each_row_is_there_once(settings: Settings) -> None:
     before = tables(settings)
-    for number in range(8):
+    for number in range(5):
         victim = multiprocessing.get_context("fork").Process(target=compact_for_ever, args=(settings,))
         victim.start()
         time.sleep(0.1 + 0.06 * number)
