@@ -107,7 +107,7 @@ def main() -> None:
             "kind": kind,
             "n": len(wrong),
             "stopped": float(stopped.mean()),
-            "named": float(wrong["qc_flag"].isin(["x_trace", "e_layer"]).mean()),
+            "named": float(wrong["qc_flag"].isin(["x_trace", "e_layer", "f1_layer"]).mean()),
             "median_ln_off": float(off.median()),
             "stopped_smaller_half": float(stopped[small].mean()),
             "stopped_larger_half": float(stopped[~small].mean()),

@@ -82,6 +82,8 @@ class Quality(Section):
     """What a stopped value was instead must be as near as this to where it is expected."""
     foe_sd: float = Field(gt=0)
     """Of the climatology's ln foE."""
+    fof1_sd: float = Field(gt=0)
+    """Of its ln foF1."""
 
 
 class Confidence(Section):

@@ -15,8 +15,12 @@ from tasks.analysis import STOPPED, JointlySolved
 from tasks.background import Background
 from tasks.kernel_config import Quality
 from tasks.magnetic_field import gyrofrequency_mhz, ordinary_mhz
+from tasks.profile import Peaks
 
 Array = NDArray[np.float64]
+
+LIKELY = 0.5
+"""Probability (Scotto et al. 1997) above which an F1 layer is thought of."""
 
 
 def named(joint: JointlySolved, ig12: float, background: Background, quality: Quality) -> JointlySolved:
@@ -25,7 +29,8 @@ def named(joint: JointlySolved, ig12: float, background: Background, quality: Qu
     The judge is the analysis at the station, which has not seen the stopped value. Beyond `misreading_sd` of it the value is
 
     * `x_trace` when the ordinary frequency of an extraordinary trace that ends at the value is within them;
-    * else `e_layer` when it is within them of the climatology's foE.
+    * else `e_layer` or `f1_layer`, whichever is nearer, when the climatology's foE, or its foF1 where an F1 layer is likely, is
+      within them of the value.
 
     What is `stuck` has its name: wherever it stands still it is no reading.
     """
@@ -42,12 +47,19 @@ def named(joint: JointlySolved, ig12: float, background: Background, quality: Qu
             score = np.abs(np.log(fof2_mhz) - expected.center) / expected.spread
         return np.asarray(score <= quality.misreading_sd)
 
-    from_foe = np.abs(np.log(value / background.at(*at, ig12).foe_mhz)) / quality.foe_sd
+    state = background.at(*at, ig12)
+    layers = Peaks.of_background(state, ig12).layers()
+    from_foe, from_fof1 = (
+        np.abs(np.log(value / critical)) / sd
+        for critical, sd in ((state.foe_mhz, quality.foe_sd), (layers.fof1_mhz, quality.fof1_sd))
+    )
+    from_fof1 = np.where(layers.f1_probability > LIKELY, from_fof1, np.inf)
+    is_layer = np.minimum(from_foe, from_fof1) <= quality.misreading_sd
     is_x_trace = is_expected(ordinary_mhz(value, gyrofrequency_mhz(*at)))
     flag = part.feedback["qc_flag"].to_numpy(dtype=object, copy=True)
     flag[stopped] = np.select(
-        [is_expected(value), is_x_trace, from_foe <= quality.misreading_sd],
-        [flag[stopped], "x_trace", "e_layer"],
+        [is_expected(value), is_x_trace, is_layer & (from_foe <= from_fof1), is_layer],
+        [flag[stopped], "x_trace", "e_layer", "f1_layer"],
         flag[stopped],
     )
     named_part = replace(part, feedback=part.feedback.assign(qc_flag=flag))

@@ -12,6 +12,7 @@ from tasks.contracts import load_contract
 from tasks.cycle import Cycle
 from tasks.kernel_config import KernelConfig, load_kernel_config
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz, ordinary_mhz
+from tasks.profile import Peaks
 from tasks.rate_check import leaves_its_neighbours, stands_still
 from tasks.series import UNREACHED_SD, spoil
 from tests.test_cycle import NOON, background, cycle, ionograms
@@ -123,6 +124,20 @@ def test_an_e_layer_read_as_the_f2_layer_is_named() -> None:
     assert of_fof2(cycle(observations)).loc[row["observation_id"], "qc_flag"] == "e_layer"
     observations.loc[newest, "fof2_mhz"] = 0.6 * foe_mhz  # stopped, and no known misreading
     assert of_fof2(cycle(observations)).loc[row["observation_id"], "qc_flag"] == "rate_check"
+
+
+def test_an_f1_layer_read_as_the_f2_layer_is_named() -> None:
+    """A summer noon of high activity: by day foF1 is far below foF2, and far above foE."""
+    summer = datetime(2022, 7, 5, 12, tzinfo=UTC)
+    observations = ionograms(until=summer, factor=1.4)
+    newest = (observations["sounder_id"] == "BBB02") & (observations["observed_at"] == pd.Timestamp(summer))
+    row = observations[newest].iloc[0]
+    state = background().at([summer], row["latitude_deg"], row["longitude_deg"], 80.0)
+    layers = Peaks.of_background(state, 80.0).layers()
+    assert layers.f1_probability[0] > 0.9
+    observations.loc[newest, "fof2_mhz"] = layers.fof1_mhz[0]
+    said = of_fof2(cycle(observations, valid_time=summer, available_until=summer))
+    assert said.loc[row["observation_id"], "qc_flag"] == "f1_layer"
 
 
 def test_only_the_critical_frequency_has_misreadings() -> None:
