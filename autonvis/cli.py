@@ -446,6 +446,19 @@ def revoke_credential(settings: Settings, arguments: argparse.Namespace) -> None
         )
 
 
+def make_certificates(_: Settings, arguments: argparse.Namespace) -> None:
+    from services.certificates import make_certificate
+
+    made = make_certificate(arguments.directory, arguments.names, days=arguments.days)
+    print(f"AUTONVIS_TLS_CERT={made.certificate.resolve()}")
+    print(f"AUTONVIS_TLS_KEY={made.key.resolve()}")
+    print(
+        f"valid until {made.expires_at:%Y-%m-%d}; stations trust {made.authority}; keep {arguments.directory}/ca.key "
+        "away from the network",
+        file=sys.stderr,
+    )
+
+
 def box(text: str) -> tuple[float, float, float, float]:
     try:
         south, west, north, east = (float(part) for part in text.split(","))
@@ -813,6 +826,15 @@ def build_parser() -> argparse.ArgumentParser:
     sub = actions.add_parser("revoke", help=text, description=text)
     sub.add_argument("sounder")
     sub.set_defaults(run=revoke_credential)
+    sub = verb(
+        "certificates",
+        make_certificates,
+        "Make a private certificate authority, or use the one that is there, and a server certificate by it.",
+        "autonvis certificates tls nvis.lan 192.168.1.10",
+    )
+    sub.add_argument("directory", type=Path, metavar="DIR", help="where the files are kept")
+    sub.add_argument("names", nargs="+", metavar="NAME", help="host names and addresses of the server")
+    sub.add_argument("--days", type=int, default=397, help="validity of the server certificate (default 397)")
     verb("settings", show_settings, "List every setting with its value and meaning.")
     return parser
 

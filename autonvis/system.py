@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from autonvis.environment import STATE_FILE, prefect_environment
-from services.broker import start_broker, stop_broker
+from services.broker import StationTls, start_broker, stop_broker
 from services.processes import free_port, is_free, stop_process
 from tasks.landing.mqtt import create_session
 from tasks.process_identity import is_running, started_s
@@ -95,6 +95,13 @@ def wait_for(url: str, process: Process, log_root: Path) -> None:
     log = log_root / f"{process.name}.log"
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     raise StartError(f"{process.name} did not come up at {url}; see {log}:\n{tail}")
+
+
+def station_tls(settings: Settings) -> StationTls | None:
+    """Where the private broker takes stations by TLS; None without a certificate."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return StationTls(settings.mqtt_tls_host, settings.mqtt_tls_port, settings.tls_cert, settings.tls_key)
 
 
 def start_gateway(settings: Settings, port: int, tcp_port: int) -> tuple[Process, str]:
@@ -263,9 +270,13 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
             environment["AUTONVIS_MQTT_URL"] = settings.mqtt_url
             say("broker   the one of AUTONVIS_MQTT_URL")
         else:
-            broker = start_broker(settings.home, gateway=f"http://{settings.gateway_host}:{http_port}")
+            broker = start_broker(
+                settings.home,
+                gateway=f"http://{settings.gateway_host}:{http_port}",
+                tls=station_tls(settings),
+            )
             environment["AUTONVIS_MQTT_URL"] = broker.consumer_url
-            say(f"broker   {broker.kind} for stations on mqtt://{broker.stations}; it {broker.durability}")
+            say(f"broker   {broker.kind} for stations on {broker.stations_url}; it {broker.durability}")
         remember()
         create_session(
             environment["AUTONVIS_MQTT_URL"],
@@ -278,7 +289,9 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
         started.append(gateway)
         addresses["gateway"] = f"{gateway_url}/health"
         remember()
-        say(f"gateway  {gateway_url} and JSON lines on tcp://{settings.gateway_host}:{tcp_port}")
+        say(
+            f"gateway  {gateway_url} and JSON lines on {'tls' if settings.tls_cert else 'tcp'}://{settings.gateway_host}:{tcp_port}"
+        )
 
         web_port = choose_port(settings.web_port, "AUTONVIS_WEB_PORT")
         web, web_url = start_web(settings, environment, web_port)

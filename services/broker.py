@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 Kind = Literal["rabbitmq", "mosquitto", "nats", "embedded"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+WITH_TLS: tuple[Kind, ...] = ("rabbitmq", "mosquitto")
+
 DURABILITY: dict[Kind, str] = {
     "rabbitmq": "is durable: it keeps every acknowledged message through kill -9 and power cuts",
     "mosquitto": "is nearly durable: it saves its queue after each change, once a second: kill -9 may lose the last second",
@@ -70,6 +72,21 @@ class NotInstalled(BrokerError):  # noqa: N818 - a state of the machine
 
 
 @dataclass(frozen=True)
+class StationTls:
+    """Where stations come in by TLS, and with which certificate (chain) and key."""
+
+    host: str
+    port: int
+    certificate: Path
+    key: Path
+
+    def __post_init__(self) -> None:
+        for path in (self.certificate, self.key):
+            if not os.access(path, os.R_OK):
+                raise BrokerError(f"{path}, of AUTONVIS_TLS_CERT and AUTONVIS_TLS_KEY, cannot be read")
+
+
+@dataclass(frozen=True)
 class Broker:
     """A running private broker.
 
@@ -87,6 +104,13 @@ class Broker:
     gateway: str | None
     metrics_url: str | None = None
     """Where it says how much waits in its queues; None for those that do not say."""
+    is_tls: bool = False
+    """Whether stations come in by TLS."""
+
+    @property
+    def stations_url(self) -> str:
+        """What stations are told."""
+        return f"mqtt{'s' if self.is_tls else ''}://{self.stations}"
 
     @property
     def is_durable(self) -> bool:
@@ -120,6 +144,7 @@ def start_broker(
     port: int = 0,
     kind: Kind | None = None,
     gateway: str | None = None,
+    tls: StationTls | None = None,
     timeout_s: float = 90.0,
 ) -> Broker:
     """Starts the best broker installed and returns when it accepts clients.
@@ -131,6 +156,7 @@ def start_broker(
         port: TCP port on the loopback address; 0 takes the one used last, or a free one.
         kind: only this kind, instead of the best installed.
         gateway: URL of the gateway that knows the stations; without it RabbitMQ and the embedded broker admit none.
+        tls: a listener of its own for stations; without one they come in on the loopback address, in plain text.
         timeout_s: bound on the start.
 
     Raises:
@@ -143,18 +169,26 @@ def start_broker(
             raise BrokerError(
                 f"a {running.kind} broker runs under {home} already; stop it before starting {kind}"
             )
-        if gateway in (None, running.gateway):
+        is_as_asked = tls is None or (running.is_tls and running.stations == f"{tls.host}:{tls.port}")
+        if gateway in (None, running.gateway) and is_as_asked and (tls is not None or not running.is_tls):
             return running
         running.stop()
     for pid, child in list(_children.items()):
         if child.poll() is not None:  # killed from outside
             del _children[pid]
+    if tls is not None and not is_free(tls.port, tls.host):
+        raise BrokerError(
+            f"port {tls.port} of {tls.host}, for stations by TLS, is taken: set AUTONVIS_MQTT_TLS_PORT"
+        )
+    kinds = KINDS if tls is None else WITH_TLS
+    if kind is not None and kind not in kinds:
+        raise BrokerError(f"stations by TLS need one of {', '.join(WITH_TLS)}, not {kind}")
     problems = []
-    for candidate in KINDS if kind is None else (kind,):
+    for candidate in kinds if kind is None else (kind,):
         prepare = _PREPARE[candidate]
         directory = home / "broker" / candidate
         try:
-            broker = _start(home, candidate, prepare, directory, port, gateway, timeout_s)
+            broker = _start(home, candidate, prepare, directory, port, gateway, tls, timeout_s)
         except BrokerError as error:
             problems.append(str(error))
             level = logging.DEBUG if isinstance(error, NotInstalled) else logging.WARNING
@@ -220,11 +254,12 @@ def _start(
     directory: Path,
     port: int,
     gateway: str | None,
+    tls: StationTls | None,
     timeout_s: float,
 ) -> Broker:
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
-    parameters = {**_parameters(directory, port), "gateway": gateway}
+    parameters = {**_parameters(directory, port), "gateway": gateway, **_tls_parameters(tls)}
     launch = prepare(directory, parameters)
     log_path = directory / "broker.log"
     with log_path.open("ab") as output:
@@ -241,6 +276,7 @@ def _start(
     url = f"mqtt://{parameters['username']}:{parameters['password']}@{address}"
     consumer_url = f"mqtt://{parameters['consumer']}:{parameters['consumer_password']}@{address}"
     stations = f"127.0.0.1:{parameters['station_port']}" if kind == "mosquitto" else address
+    stations = stations if tls is None else f"{tls.host}:{tls.port}"
     deadline_s = time.monotonic() + timeout_s
     try:
         while True:
@@ -261,11 +297,35 @@ def _start(
     except BaseException:
         _kill_tree(process)
         raise
-    broker = Broker(url, kind, pid, started_s(pid), home, consumer_url, stations, gateway, launch.metrics_url)
+    broker = Broker(
+        url,
+        kind,
+        pid,
+        started_s(pid),
+        home,
+        consumer_url,
+        stations,
+        gateway,
+        launch.metrics_url,
+        is_tls=tls is not None,
+    )
     _children[pid] = process
     state = {name: value for name, value in vars(broker).items() if name != "home"}
     write_private(_state_path(home), json.dumps(state, indent=1))
     return broker
+
+
+def _tls_parameters(tls: StationTls | None) -> dict[str, Any]:
+    if tls is None:
+        return {"is_tls": False}
+    certificate, key = tls.certificate.resolve(), tls.key.resolve()
+    return {
+        "is_tls": True,
+        "tls_host": tls.host,
+        "tls_port": tls.port,
+        "tls_cert": certificate,
+        "tls_key": key,
+    }
 
 
 def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
@@ -285,6 +345,8 @@ def _prepare_rabbitmq(directory: Path, parameters: dict[str, Any]) -> _Launch:
     if parameters["gateway"]:
         stations = _configure("rabbitmq/stations.conf", directory, values)
         write_private(configuration, configuration.read_text() + stations.read_text())
+    if parameters["is_tls"]:
+        _append("rabbitmq/tls.conf", configuration, values)
     (directory / "rabbitmq-env.conf").write_text(
         "# empty: the machine's own node has its settings elsewhere\n"
     )
@@ -375,6 +437,8 @@ def _prepare_mosquitto(directory: Path, parameters: dict[str, Any]) -> _Launch:
     }
     for name in ("mosquitto.conf", "acl", "stations_acl"):
         _configure(f"mosquitto/{name}", directory, values)
+    if parameters["is_tls"]:
+        _append("mosquitto/tls.conf", directory / "mosquitto.conf", values)
     return _Launch([program, "-c", str(directory / "mosquitto.conf")], dict(os.environ), "mosquitto")
 
 
@@ -394,6 +458,12 @@ def _configure(template: str, directory: Path, values: dict[str, Any]) -> Path:
     text = Template(source.read_text()).substitute(values, window=BATCH_MESSAGES, message_bytes=MESSAGE_BYTES)
     write_private(directory / source.name, text)
     return directory / source.name
+
+
+def _append(template: str, configuration: Path, values: dict[str, Any]) -> None:
+    write_private(
+        configuration, configuration.read_text() + Template((INFRA / template).read_text()).substitute(values)
+    )
 
 
 def _prepare_embedded(directory: Path, parameters: dict[str, Any]) -> _Launch:

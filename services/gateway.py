@@ -55,7 +55,7 @@ from services.observed import observe
 from services.openapi import openapi_document
 from services.requests import BODY_BYTES, answer, receive
 from services.sounders import Sounders
-from services.tcp import LineServer
+from services.tcp import LineServer, tls_context
 from tasks import catalog
 from tasks.contracts import SENT_AT, load_contract, submission_schema
 from tasks.landing.door import (
@@ -304,6 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = settings.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
+        tls_context(settings)  # a certificate that cannot be used stops the start
         catalog.open_catalog(settings)
         allow_connections(settings.max_connections)
         serve(

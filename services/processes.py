@@ -53,12 +53,12 @@ def free_port() -> int:
     raise OSError(errno.EADDRINUSE, "no port of the loopback address is free")
 
 
-def is_free(port: int) -> bool:
-    """Whether `port` of the loopback address can be listened on."""
-    with socket.socket() as probe:
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether `port` of an address of this host can be listened on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
         return True

@@ -4,7 +4,7 @@ A line is one observation or a list of them, and names its dataset (`"dataset": 
 has. An opening line, `{"credential": "…", "dataset": "…"}` with either or both, says who sends and what the lines
 after it are. Lines may be sent without waiting; the answers come in their order. Each is what HTTP would answer: an
 object with `receipts`, written when the line is on disk, or a problem of RFC 9457, and then the line was not stored.
-Empty lines keep a connection open and get no answer.
+Empty lines keep a connection open and get no answer. With `AUTONVIS_TLS_CERT` the port speaks TLS only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,7 @@ from tasks.contracts import SENT_AT
 from tasks.landing.door import Door, Problem, check_count, read, split
 from tasks.landing.receipts import DATASETS, Judge, Sent, known_dataset
 from tasks.landing.spool import Record
+from tasks.settings import Settings, SettingsError
 
 log = logging.getLogger("services.tcp")
 
@@ -32,6 +34,7 @@ IDLE_TIMEOUT_S = 300.0
 LINE_TIMEOUT_S = 30.0
 """A line that was begun must end within this time, and an answer must be taken within it."""
 STOP_TIMEOUT_S = 10.0
+HANDSHAKE_TIMEOUT_S = 15.0
 OPENING = {"credential", "dataset"}
 
 
@@ -64,8 +67,14 @@ class LineServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Begins to accept."""
+        tls = tls_context(self.door.settings)
         self._server = await asyncio.start_server(
-            self._accept, sock=listener, limit=CHUNK_BYTES, backlog=2048
+            self._accept,
+            sock=listener,
+            limit=CHUNK_BYTES,
+            backlog=2048,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT_S,
         )
 
     async def stop(self) -> None:
@@ -234,6 +243,25 @@ class LineServer:
             lines.append(refused or _line({"receipts": receipts[done : done + answer]}))
             done += answer
         return b"".join(lines)
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """TLS 1.2 or newer with `AUTONVIS_TLS_CERT`; None, and plain text, without one.
+
+    Raises:
+        SettingsError: certificate or key cannot be read, or do not belong together.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as error:  # ssl's own errors too
+        raise SettingsError(
+            f"AUTONVIS_TLS_CERT, AUTONVIS_TLS_KEY: {settings.tls_cert} with {settings.tls_key}: {error}"
+        ) from error
+    return context
 
 
 def _too_long() -> Problem:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "AUTONVIS_"
@@ -71,6 +71,19 @@ class Settings(BaseSettings):
     )
     mqtt_drain_messages: int = Field(20_000, ge=1, description="Messages at most per drain of the queue.")
     mqtt_drain_s: float = Field(60.0, gt=0, description="Seconds at most per drain of the queue.")
+
+    tls_cert: Path | None = Field(
+        None,
+        description="Certificate chain (PEM): MQTT for stations and JSON lines over TCP then speak TLS only; default none, plain text.",
+    )
+    tls_key: Path | None = Field(
+        None, validate_default=True, description="Private key (PEM) of AUTONVIS_TLS_CERT."
+    )
+    mqtt_tls_host: str = Field(
+        "127.0.0.1",
+        description="Address on which the broker of `autonvis up` takes stations by TLS; 0.0.0.0 for all.",
+    )
+    mqtt_tls_port: int = Field(8883, ge=1, le=65_535, description="Port of that.")
 
     gateway_host: str = Field("127.0.0.1", description="Address the HTTP and TCP landing zones listen on.")
     gateway_port: int = Field(
@@ -190,6 +203,13 @@ class Settings(BaseSettings):
     )
     http_timeout_s: float = Field(20.0, gt=0, description="Timeout of one pull request in seconds.")
     http_pace_s: float = Field(2.0, ge=0, description="Seconds between two requests to one host.")
+
+    @field_validator("tls_key")
+    @classmethod
+    def _tls_is_whole(cls, key: Path | None, others: ValidationInfo) -> Path | None:
+        if (key is None) != (others.data.get("tls_cert") is None):
+            raise ValueError("AUTONVIS_TLS_CERT and AUTONVIS_TLS_KEY belong together: set both or neither")
+        return key
 
     @field_validator("leads_h")
     @classmethod

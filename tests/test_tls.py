@@ -1,0 +1,153 @@
+"""Stations by TLS: a private authority, real brokers with its certificate, and no plain text where TLS is required."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from autonvis.cli import main
+from services.broker import WITH_TLS, Broker, BrokerError, Kind, NotInstalled, StationTls, start_broker
+from services.certificates import Certificate, make_certificate
+from services.processes import free_port
+from tasks.landing.mqtt import BrokerUnavailable, create_session, drain, publish_many
+from tasks.settings import Settings, SettingsError, load_settings
+from tests.landing.door_server import IONOGRAM, Server
+from tests.landing.test_mqtt_identity import Station, wait_until_admitted
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"), ["localhost", "127.0.0.1"])
+
+
+@pytest.fixture(scope="module", params=WITH_TLS)
+def broker(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+) -> Iterator[Broker]:
+    kind: Kind = request.param
+    home = tmp_path_factory.mktemp(kind)
+    gateway = Server(home)
+    tls = StationTls("127.0.0.1", free_port(), certificate.certificate, certificate.key)
+    try:
+        started = start_broker(home, kind=kind, gateway=gateway.url, tls=tls)
+    except BrokerError as error:
+        gateway.stop()
+        if isinstance(error, NotInstalled) or "not installed" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert start_broker(home, gateway=gateway.url, tls=tls).pid == started.pid
+    yield started
+    started.stop()
+    gateway.stop()
+
+
+def register(broker: Broker, sounder_id: str) -> str:
+    answer = httpx.post(f"{broker.gateway}/register", json={"sounder_id": sounder_id})
+    credential: str = answer.json()["credential"]
+    return credential
+
+
+# paho leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_station_publishes_by_tls_and_only_where_it_trusts(
+    broker: Broker, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert broker.stations_url == f"mqtts://{broker.stations}"
+    settings = Settings(home=tmp_path, mqtt_url=broker.consumer_url, mqtt_client_id="autonvis-tls")
+    create_session(broker.consumer_url, "autonvis-tls")
+    station = Station("TLS.1", register(broker, "TLS.1"), broker.stations)
+    url = f"mqtts://{station.sounder_id}:{station.credential}@{broker.stations}"
+    with pytest.raises(BrokerUnavailable, match="certificate"):  # the authority is not known to the system
+        publish_many(url, [], client_id="TLS.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
+    monkeypatch.setattr(Station, "url", url)
+    wait_until_admitted(station)
+    assert publish_many(url, [("nvis/ionograms/TLS.1", b"{}")], client_id="TLS.1") == 1
+    assert drain(settings, idle_s=1.0).n_messages == 1
+    with pytest.raises(BrokerUnavailable):  # another's name is as closed as without TLS
+        publish_many(
+            url,
+            [("nvis/ionograms/OTHER", b"{}")],
+            client_id="TLS.1",
+            version="5" if broker.kind == "mosquitto" else "3.1.1",
+        )
+
+
+def test_plain_text_and_old_protocols_are_refused_on_the_stations_port(
+    broker: Broker, certificate: Certificate
+) -> None:
+    credential = register(broker, "PLAIN")
+    with pytest.raises(BrokerUnavailable):
+        publish_many(f"mqtt://PLAIN:{credential}@{broker.stations}", [], client_id="PLAIN", timeout_s=5)
+    host, _, port = broker.stations.partition(":")
+    for version, is_taken in ((ssl.TLSVersion.TLSv1_3, True), (ssl.TLSVersion.TLSv1_2, True)):
+        context = ssl.create_default_context(cafile=str(certificate.authority))
+        context.minimum_version = context.maximum_version = version
+        with (
+            socket.create_connection((host, int(port)), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as wrapped,
+        ):
+            assert (wrapped.version() == version.name.replace("_", ".")) is is_taken
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with socket.create_connection((host, int(port)), 10) as plain, pytest.raises((ssl.SSLError, OSError)):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_json_lines_speak_tls_only(certificate: Certificate, tmp_path: Path) -> None:
+    server = Server(tmp_path, tls_cert=certificate.certificate, tls_key=certificate.key)
+    try:
+        context = ssl.create_default_context(cafile=str(certificate.authority))
+        with (
+            socket.create_connection(("127.0.0.1", server.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as wrapped,
+        ):
+            wrapped.sendall(json.dumps(IONOGRAM).encode() + b"\n")
+            assert b'"accepted"' in wrapped.recv(65_536)
+        with socket.create_connection(("127.0.0.1", server.port), 10) as plain:
+            plain.sendall(json.dumps({**IONOGRAM, "fof2_mhz": 7.0}).encode() + b"\n")
+            with contextlib.suppress(ConnectionError):
+                assert b"receipts" not in plain.recv(65_536)
+    finally:
+        landed = server.landed()
+    assert len(landed) == 1
+
+
+def test_the_authority_stays_when_a_certificate_is_renewed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["certificates", str(tmp_path / "tls"), "nvis.example", "::1"])
+    said = capsys.readouterr().out
+    first = {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+    assert sorted(first) == ["ca.key", "ca.pem", "server.key", "server.pem"]
+    assert f"AUTONVIS_TLS_CERT={tmp_path}/tls/server.pem" in said
+    main(["certificates", str(tmp_path / "tls"), "nvis.example", "--days", "30"])
+    second = {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+    assert [name for name in first if first[name] == second[name]] == [
+        n for n in first if n.startswith("ca.")
+    ]
+    for name in ("ca.key", "server.key"):
+        assert (tmp_path / "tls" / name).stat().st_mode & 0o777 == 0o600
+    for wrong in ("a b", "../x", ""):
+        with pytest.raises(ValueError, match="neither a host name nor an address"):
+            make_certificate(tmp_path, [wrong])
+
+
+def test_settings_that_are_half_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTONVIS_TLS_CERT", str(tmp_path / "none.pem"))
+    load_settings.cache_clear()
+    with pytest.raises(SettingsError, match="AUTONVIS_TLS_CERT and AUTONVIS_TLS_KEY belong together"):
+        load_settings()
+    load_settings.cache_clear()
+    with pytest.raises(BrokerError, match=r"none\.pem.* cannot be read"):
+        StationTls("127.0.0.1", 1, tmp_path / "none.pem", tmp_path / "none.key")
