@@ -70,16 +70,26 @@ def capture_files(
 ) -> list[FileEntry]:
     """Every other file of the root, in order of path, and of the spool what has not moved to the lake meanwhile."""
     captured = dict(spooled)
-    entries = []
+    entries: dict[str, FileEntry] = {}
+    waiting = list(_everything(settings))
     with ThreadPoolExecutor(THREADS) as pool:
-        for result in pool.map(lambda found: _capture(found, known, keep), _everything(settings)):
-            if result is None:  # expired or withdrawn since it was listed
-                continue
-            inode, entry = result
-            if entry.path.startswith("lake/landing/"):
-                captured.pop(inode, None)
-            entries.append(entry)
-    return sorted([*entries, *captured.values()], key=lambda entry: entry.path)
+        for _ in range(ATTEMPTS):
+            changed: set[Path] = set()
+            results = pool.map(lambda found: _capture(found, known, keep), waiting)
+            for found, result in zip(waiting, results, strict=True):
+                if (
+                    result is None
+                ):  # expired, withdrawn, or given back by a compacted file, since it was listed
+                    changed.add(found.path.parent)
+                    continue
+                inode, entry = result
+                if entry.path.startswith("lake/landing/"):
+                    captured.pop(inode, None)
+                entries[entry.path] = entry
+            if not changed:
+                break
+            waiting = [found for found in _everything(settings) if found.path.parent in changed]
+    return sorted([*entries.values(), *captured.values()], key=lambda entry: entry.path)
 
 
 def target_path(name: str, home: Path, lake_root: Path) -> Path:

@@ -16,11 +16,13 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from tasks import catalog, compacted, cycles, lake
+from tasks import backup_capture, catalog, compacted, cycles, lake
+from tasks.backup import make_backup
 from tasks.catalog_rebuild import rebuild_catalog
 from tasks.compaction import compact_lake
 from tasks.curation import replay_landing
 from tasks.landing.retention import expire_landing
+from tasks.restore import restore
 from tasks.settings import Settings
 from tests.small_root import END, checksums, land, observations, run_cycle, spool
 
@@ -228,3 +230,24 @@ def test_killed_anywhere_each_row_is_there_once(settings: Settings) -> None:
         assert {
             name: table.equals(before[name]) for name, table in tables(settings).items()
         } == dict.fromkeys(before, True)
+
+
+def test_a_backup_misses_nothing_of_a_day_that_is_taken_apart_meanwhile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compact(settings)
+    rows = lake.read_table("ionograms", settings=settings)
+    (path,) = lake.files("ionograms", settings=settings)
+    capture, name = backup_capture._capture, compacted.members(path)[0].name
+
+    def capture_late(found: backup_capture._Found, *arguments: object) -> object:
+        if found.path == path:  # listed, and gone before it is read
+            lake.loosen("ionograms", name, settings=settings)
+        return capture(found, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backup_capture, "_capture", capture_late)
+    backed_up = settings.model_copy(update={"backup_to": str(settings.home.parent / "backups")})
+    make_backup(backed_up)
+    drill = backed_up.model_copy(update={"home": settings.home.parent / "drill"})
+    restore(drill)
+    assert lake.read_table("ionograms", settings=drill).equals(rows)
