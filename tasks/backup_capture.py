@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ELSEWHERE = frozenset({"lake", "spool", "staging", "run", "broker", "logs", "prefect"})
+ELSEWHERE = frozenset({"lake", "spool", "staging", "run", "broker", "logs", "prefect", "restored"})
 """Folders of the home that are captured in another way, or mean nothing in another root."""
 ATTEMPTS = 5
 THREADS = 4
@@ -104,8 +105,23 @@ def target_path(name: str, home: Path, lake_root: Path) -> Path:
     return lake_root.joinpath(*parts[1:]) if parts[0] == "lake" else home.joinpath(*parts)
 
 
+def private_files(settings: Settings) -> Iterator[Path]:
+    """What only its owner may read, beside the data: keys and passwords, which go where secrets go."""
+    own = settings.backup_passphrase_file.resolve() if settings.backup_passphrase_file is not None else None
+    for found in _others(settings):
+        if _is_private(found.path) and found.path.resolve() != own:
+            yield found.path
+
+
 def _everything(settings: Settings) -> Iterator[_Found]:
     yield from _walk(settings.lake_root, "lake/")
+    for found in _others(settings):
+        if found.path.is_relative_to(settings.products_root) or not _is_private(found.path):
+            yield found
+
+
+def _others(settings: Settings) -> Iterator[_Found]:
+    """The files of the home that are captured in no other way."""
     lake_root = settings.lake_root.resolve()
     for path in sorted(settings.home.iterdir()) if settings.home.is_dir() else ():
         is_other = path.name not in ELSEWHERE and not path.name.startswith(("catalog.db", "."))
@@ -116,6 +132,14 @@ def _everything(settings: Settings) -> Iterator[_Found]:
                 yield from _walk(path, f"{path.name}/")
             else:
                 yield _Found(path, path.name)
+
+
+def _is_private(path: Path) -> bool:
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(about.st_mode) and not about.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
 def _walk(root: Path, prefix: str) -> Iterator[_Found]:

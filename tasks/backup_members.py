@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks import age_file, catalog, database_copy
+from tasks.backup_capture import private_files
 from tasks.backup_store import BackupError
 from tasks.settings import PREFIX, Settings
 
@@ -25,6 +26,8 @@ CATALOG = "catalog.sqlite"
 DEFINITIONS = "broker/definitions.json"
 SECRET = "secret.tar.zst.age"
 ENVIRONMENT = "autonvis.env"
+HOME = "home"
+"""Folder of the secrets for files that belong below the home folder."""
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PREFECT_DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 SETTINGS_OF_PREFECT = (
@@ -85,7 +88,7 @@ def gather_secrets(settings: Settings, folder: Path) -> list[str]:
         )
         if passphrase is None:
             notes.append(
-                f"configuration and passwords of the broker are left out, and Prefect's blocks: set {age_file.PASSPHRASE}"
+                f"configuration, keys and passwords of the broker are left out, and Prefect's blocks: set {age_file.PASSPHRASE}"
             )
             if database is not None:
                 shutil.move(database, folder / database.name)
@@ -94,6 +97,10 @@ def gather_secrets(settings: Settings, folder: Path) -> list[str]:
             shutil.copy2(PROJECT_ROOT / "prefect.yaml", private / "prefect.yaml")
             if settings.kernel_config is not None:
                 shutil.copy2(settings.kernel_config, private / "kernel.toml")
+            for path in private_files(settings):
+                target = private / HOME / path.relative_to(settings.home)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
             for path in _broker_configuration(settings.home):
                 target = private / path.relative_to(settings.home)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from tasks import age_file, catalog, database_copy, root_swap
 from tasks.backup_archive import parse_name, read_manifest, unpack
 from tasks.backup_capture import target_path
 from tasks.backup_manifest import FileEntry, Manifest, all_files
-from tasks.backup_members import CATALOG, SECRET, open_secrets
+from tasks.backup_members import CATALOG, HOME, SECRET, open_secrets
 from tasks.backup_replay import Replayed, replay_until
 from tasks.backup_store import STORE, SUFFIX, BackupError, Destination
 from tasks.settings import Settings
@@ -222,6 +222,8 @@ def _place_members(unpacked: Path, home: Path) -> list[str]:
     if (unpacked / "prefect.sqlite").is_file():
         (home / "prefect").mkdir(mode=0o700, exist_ok=True)
         (unpacked / "prefect.sqlite").rename(home / "prefect" / "prefect.db")
+    if (unpacked / HOME).is_dir():
+        _merge(unpacked / HOME, home)
     left = sorted(path for path in unpacked.rglob("*") if path.is_file()) if unpacked.is_dir() else []
     for path in left:
         target = home / RESTORED / path.relative_to(unpacked)

@@ -178,12 +178,22 @@ def test_secrets_are_never_in_clear(settings: Settings, monkeypatch: pytest.Monk
     private.parent.mkdir(parents=True)
     private.write_text(json.dumps({"password": password}))
     make_prefect_database(settings.home, password)
+    key = settings.home / "tls" / "server.key"
+    key.parent.mkdir()
+    key.write_text(password)
+    key.chmod(0o600)
+    (settings.home / RESTORED).mkdir()  # of an earlier restore
+    (settings.home / RESTORED / ENVIRONMENT).write_text(password)
     protected = with_passphrase(settings)
     make_backup(protected)
 
     archive = unpacked_archive(settings)
     assert (archive / SECRET).is_file()
     assert not any(password.encode() in path.read_bytes() for path in archive.rglob("*") if path.is_file())
+    store = Path(settings.backup_address) / "store"
+    for stored in store.rglob("*.zst"):
+        content = subprocess.run(["zstd", "-dc", str(stored)], capture_output=True, check=True).stdout
+        assert password.encode() not in content
 
     destroy(settings)
     with pytest.raises(BackupError, match="passphrase of AUTONVIS_BACKUP_PASSPHRASE"):
@@ -193,9 +203,12 @@ def test_secrets_are_never_in_clear(settings: Settings, monkeypatch: pytest.Monk
     without = restore(settings)
     assert any("stay encrypted" in note for note in without.notes)
     assert not private.exists()
+    assert not key.exists()
     destroy(settings)
     restore(protected)
     assert json.loads(private.read_text())["password"] == password
+    assert key.read_text() == password
+    assert key.stat().st_mode & 0o777 == 0o600
     environment = (settings.home / RESTORED / ENVIRONMENT).read_text()
     assert password in environment
     assert "correct horse" not in environment
