@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo up down health backup restore test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
+.PHONY: help setup tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ demo: setup  ## run the main job once without a network; DATA=path runs it on yo
 
 up: setup  ## start the live system and print its addresses
 	@$(BIN)/autonvis up
+
+deploy: setup  ## bring the live system to what its settings and prefect.yaml say; ENV=name reads deployments/name.env, RESTART=1
+	@$(BIN)/autonvis deploy $(if $(ENV),'$(ENV)') $(if $(RESTART),--restart)
 
 down:  ## stop the live system
 	@$(BIN)/autonvis down

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WRITING_VERBS = (
     "up",
+    "deploy",
     "land",
     "nowcast",
     "backfill",
@@ -52,6 +53,12 @@ def start_system(settings: Settings, _: argparse.Namespace) -> None:
 
     up(settings)
     print("`make down` stops it")
+
+
+def deploy(settings: Settings, arguments: argparse.Namespace) -> None:
+    from autonvis.deploy import deploy_system
+
+    deploy_system(settings, arguments.file, is_restarted=arguments.restart)
 
 
 def stop_system(settings: Settings, _: argparse.Namespace) -> None:
@@ -529,6 +536,19 @@ def build_parser() -> argparse.ArgumentParser:
     verb(
         "up", start_system, "Start the live system: broker, gateway, web service, Prefect server and worker."
     )
+    sub = verb(
+        "deploy",
+        deploy,
+        "Bring the live system to what its settings and prefect.yaml say: migrate the catalog, start what does not run, apply "
+        "deployments and automations, wait until all is well. May be run at any time.",
+        "autonvis deploy\nautonvis deploy production\nautonvis deploy production --restart",
+    )
+    sub.add_argument(
+        "env", nargs="?", metavar="ENV", help="read deployments/ENV.env; default autonvis.env if it is there"
+    )
+    sub.add_argument(
+        "--restart", action="store_true", help="stop what runs first: for new code or changed settings"
+    )
     verb("down", stop_system, "Stop the live system.")
     verb("status", show_status, "List the processes of the live system.")
     verb("land", run_land, "Land what waits in the landing zones into the lake.")
@@ -843,11 +863,18 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the console script; errors that the user can mend end with one sentence and exit code 2."""
     arguments = build_parser().parse_args(argv)
     try:
+        if arguments.verb == "deploy":
+            from autonvis.deploy import load_environment
+
+            arguments.file = load_environment(arguments.env)
         load_settings.cache_clear()  # what the variables say now
         settings = load_settings()
         if arguments.verb in WRITING_VERBS:
             make_home(settings)
-        if arguments.verb != "demo":
+        if arguments.verb not in (
+            "demo",
+            "deploy",
+        ):  # a broker that this system has started is not one that it was given
             adopt(settings)
             load_settings.cache_clear()
             settings = load_settings()

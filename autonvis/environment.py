@@ -52,9 +52,18 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,services",
         "TQDM_DISABLE": "1",
         **(JSON_LOGS if settings.log_format == "json" else {}),
+        **_prefect_auth(settings),
         # rayon's threads and BLAS's must not fight over the same cores.
         "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
     }
+
+
+def _prefect_auth(settings: Settings) -> dict[str, str]:
+    """For the server, and for those who call it; a process's environment is read by its own user alone."""
+    if settings.prefect_auth is None:
+        return {}
+    auth = settings.prefect_auth.get_secret_value()
+    return {"PREFECT_SERVER_API_AUTH_STRING": auth, "PREFECT_API_AUTH_STRING": auth}
 
 
 def make_home(settings: Settings) -> None:

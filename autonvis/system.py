@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -22,6 +23,8 @@ from tasks.process_identity import is_running, started_s
 from tasks.settings import Settings
 
 WORK_POOL = "autonvis"
+SHARED = ("AUTONVIS_MQTT_URL", "AUTONVIS_PUBLIC_URL", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+"""What a command that joins the live system takes from it."""
 START_TIMEOUT_S = 120.0
 FLUSH_TIMEOUT_S = 10.0
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -236,86 +239,111 @@ def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]
     """
     if status(settings):
         raise StartError(f"the system of {settings.home} is up already; `make down` stops it")
-    state_file = settings.home / STATE_FILE
-    state_file.parent.mkdir(parents=True, exist_ok=True)
-    started: list[Process] = []
-    environment = prefect_environment(settings)
-    addresses: dict[str, str] = {}
-    """Where each process says that it is well."""
-
-    def remember() -> None:
-        temporary = state_file.with_suffix(".tmp")
-        shared = {
-            key: environment[key]
-            for key in ("AUTONVIS_MQTT_URL", "AUTONVIS_PUBLIC_URL", "PREFECT_API_URL")
-            if key in environment
-        }
-        temporary.write_text(
-            json.dumps(
-                {
-                    "processes": [asdict(one) for one in started],
-                    "environment": shared,
-                    "addresses": addresses,
-                }
-            )
-        )
-        temporary.chmod(0o600)  # the broker's address carries its password
-        temporary.replace(state_file)
-
-    remember()
     try:
-        tcp_port = choose_port(settings.tcp_port, "AUTONVIS_TCP_PORT")
-        http_port = choose_port(settings.gateway_port, "AUTONVIS_GATEWAY_PORT")
-        if settings.mqtt_url:
-            environment["AUTONVIS_MQTT_URL"] = settings.mqtt_url
-            say("broker   the one of AUTONVIS_MQTT_URL")
-        else:
-            broker = start_broker(
-                settings.home,
-                gateway=f"http://{settings.gateway_host}:{http_port}",
-                tls=station_tls(settings),
-            )
-            environment["AUTONVIS_MQTT_URL"] = broker.consumer_url
-            say(f"broker   {broker.kind} for stations on {broker.stations_url}; it {broker.durability}")
-        remember()
-        create_session(
-            environment["AUTONVIS_MQTT_URL"],
-            settings.mqtt_client_id,
-            version=settings.mqtt_version,
-            share=settings.mqtt_share,
-        )
-
-        gateway, gateway_url = start_gateway(settings, http_port, tcp_port)
-        started.append(gateway)
-        addresses["gateway"] = f"{gateway_url}/health"
-        remember()
-        say(
-            f"gateway  {gateway_url} and JSON lines on {'tls' if settings.tls_cert else 'tcp'}://{settings.gateway_host}:{tcp_port}"
-        )
-
-        web_port = choose_port(settings.web_port, "AUTONVIS_WEB_PORT")
-        web, web_url = start_web(settings, environment, web_port)
-        started.append(web)
-        addresses["web"] = f"{web_url}/health"
-        environment["AUTONVIS_PUBLIC_URL"] = settings.public_url or web_url
-        remember()
-        say(f"web      {web_url}")
-
-        port = choose_port(settings.prefect_port, "AUTONVIS_PREFECT_PORT")
-        server, prefect_url = start_prefect_server(settings, port)
-        started.append(server)
-        environment["PREFECT_API_URL"] = f"{prefect_url}/api"
-        remember()
-        say(f"prefect  {prefect_url}")
-
-        deploy(environment)
-        run_python(["-m", "autonvis", "automations"], environment)
-        started.append(start_worker(settings, environment))
-        remember()
-        say("worker   started; land runs every 5 minutes, nowcast every 15")
+        return start_missing(settings, say)
     except BaseException:
         down(settings, say=lambda _: None)
         raise
+
+
+def start_missing(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]:
+    """Start what does not run of broker, gateway, web service, Prefect server and worker, and apply deployments and automations.
+
+    What runs is left alone. Returns the addresses.
+
+    Raises:
+        StartError: a part did not start.
+    """
+    state_file = settings.home / STATE_FILE
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    running = {process.name: process for process in status(settings)}
+    known: dict[str, str] = json.loads(state_file.read_text()).get("addresses", {}) if running else {}
+    """Where each process said that it is well, before."""
+    environment = prefect_environment(settings)
+    addresses: dict[str, str] = {}
+
+    def remember() -> None:
+        temporary = state_file.with_suffix(".tmp")
+        shared = {key: environment[key] for key in SHARED if key in environment}
+        state = {
+            "processes": [asdict(one) for one in running.values()],
+            "environment": shared,
+            "addresses": addresses,
+        }
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(state))
+        temporary.chmod(0o600)  # passwords of the broker and of Prefect
+        temporary.replace(state_file)
+
+    def port_of(name: str, preferred: int, setting: str) -> int:
+        """The port that the part had, of those that others know by it."""
+        if preferred == 0 and name in known:
+            preferred = urlsplit(known[name]).port or 0
+            return preferred if is_free(preferred) else free_port()
+        return choose_port(preferred, setting)
+
+    gateway_url = known.get("gateway", "").removesuffix("/health")
+    tcp_port = 0
+    if "gateway" not in running:
+        tcp_port = choose_port(settings.tcp_port, "AUTONVIS_TCP_PORT")
+        http_port = port_of("gateway", settings.gateway_port, "AUTONVIS_GATEWAY_PORT")
+        gateway_url = f"http://{settings.gateway_host}:{http_port}"
+    if settings.mqtt_url:
+        environment["AUTONVIS_MQTT_URL"] = settings.mqtt_url
+        say("broker   the one of AUTONVIS_MQTT_URL")
+    else:
+        broker = start_broker(settings.home, gateway=gateway_url, tls=station_tls(settings))
+        environment["AUTONVIS_MQTT_URL"] = broker.consumer_url
+        say(f"broker   {broker.kind} for stations on {broker.stations_url}; it {broker.durability}")
+    remember()
+    create_session(
+        environment["AUTONVIS_MQTT_URL"],
+        settings.mqtt_client_id,
+        version=settings.mqtt_version,
+        share=settings.mqtt_share,
+    )
+
+    if "gateway" in running:
+        say(f"gateway  {gateway_url} runs")
+    else:
+        running["gateway"], gateway_url = start_gateway(settings, http_port, tcp_port)
+        lines = f"{'tls' if settings.tls_cert else 'tcp'}://{settings.gateway_host}:{tcp_port}"
+        say(f"gateway  {gateway_url} and JSON lines on {lines}")
+    addresses["gateway"] = f"{gateway_url}/health"
+    remember()
+
+    if "web" in running:
+        web_url = known["web"].removesuffix("/health")
+        say(f"web      {web_url} runs")
+    else:
+        web_port = port_of("web", settings.web_port, "AUTONVIS_WEB_PORT")
+        running["web"], web_url = start_web(settings, environment, web_port)
+        say(f"web      {web_url}")
+    addresses["web"] = f"{web_url}/health"
+    environment["AUTONVIS_PUBLIC_URL"] = settings.public_url or web_url
+    remember()
+
+    if "prefect-server" in running:
+        prefect_url = known["prefect-server"].removesuffix("/api/health")
+        say(f"prefect  {prefect_url} runs")
+    else:
+        port = port_of("prefect-server", settings.prefect_port, "AUTONVIS_PREFECT_PORT")
+        running["prefect-server"], prefect_url = start_prefect_server(settings, port)
+        if "prefect-worker" in running and f"{prefect_url}/api/health" != known.get("prefect-server"):
+            running.pop("prefect-worker").stop()  # it asks where nobody is
+        say(f"prefect  {prefect_url}")
+    addresses["prefect-server"] = f"{prefect_url}/api/health"
+    environment["PREFECT_API_URL"] = f"{prefect_url}/api"
+    remember()
+
+    deploy(environment)
+    run_python(["-m", "autonvis", "automations"], environment)
+    if "prefect-worker" in running:
+        say("worker   runs")
+    else:
+        running["prefect-worker"] = start_worker(settings, environment)
+        say("worker   started; land runs every minute, nowcast every 15")
+    remember()
     return {
         "gateway": gateway_url,
         "web": web_url,
@@ -336,7 +364,8 @@ def status(settings: Settings) -> list[Process]:
 def down(settings: Settings, say: Callable[[str], None] = print) -> None:
     """Stop what `up` started, the worker first so that no run starts while the rest goes down."""
     running = status(settings)
-    for process in reversed(running):
+    order = ["gateway", "web", "prefect-server", "prefect-worker"]
+    for process in sorted(running, key=lambda process: order.index(process.name), reverse=True):
         process.stop()
         say(f"stopped  {process.name}")
     if stop_broker(settings.home):

@@ -199,6 +199,22 @@ def start_broker(
     raise BrokerError("no MQTT broker: " + "; ".join(problems))
 
 
+def installed_kinds() -> list[Kind]:
+    """What `start_broker` could start here, the best first."""
+    programs = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
+    found: list[Kind] = []
+    try:
+        rabbitmq_script()
+        found.append("rabbitmq")
+    except NotInstalled:
+        pass
+    if shutil.which("mosquitto", path=programs):
+        found.append("mosquitto")
+    if shutil.which("nats-server", path=programs):
+        found.append("nats")
+    return [*found, "embedded"]
+
+
 def running_broker(home: Path) -> Broker | None:
     """The private broker that runs under `home`, started by this or another process."""
     try:

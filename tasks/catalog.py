@@ -212,6 +212,14 @@ def open_catalog(settings: Settings) -> Engine:
     return _open(settings.catalog_url)
 
 
+def revision(engine: Engine) -> str:
+    """The schema of an open catalog, by the number of its last migration."""
+    from alembic.runtime.migration import MigrationContext
+
+    with engine.connect().execution_options(is_reading=True) as connection:
+        return str(MigrationContext.configure(connection).get_current_revision())
+
+
 def register_sounder(
     engine: Engine,
     sounder_id: str,

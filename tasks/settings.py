@@ -16,7 +16,8 @@ TIERS = ("PLATINUM", "GOLD", "SILVER", "BRONZE")
 """What a sounder may declare of itself when it registers."""
 UNDECLARED = "undeclared"
 LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-SECRETS = ("backup_passphrase",)
+LEAST_PASSWORD = 12
+SECRETS = ("backup_passphrase", "prefect_auth")
 """Settings whose values no message shows."""
 
 
@@ -133,6 +134,11 @@ class Settings(BaseSettings):
         4200, ge=0, le=65_535, description="Port of the Prefect server; 0 takes a free one."
     )
 
+    prefect_auth: SecretStr | None = Field(
+        None,
+        description="user:password that Prefect's server then asks of everyone, pages and API; default none, for a port that nobody else reaches.",
+    )
+
     cycle_minutes: int = Field(15, ge=1, le=60, description="Minutes between cycles.")
     grid_step_deg: float = Field(1.0, gt=0, le=10, description="Grid spacing of the analysis in degrees.")
     leads_h: str = Field(
@@ -203,6 +209,17 @@ class Settings(BaseSettings):
     )
     http_timeout_s: float = Field(20.0, gt=0, description="Timeout of one pull request in seconds.")
     http_pace_s: float = Field(2.0, ge=0, description="Seconds between two requests to one host.")
+
+    @field_validator("prefect_auth")
+    @classmethod
+    def _names_user_and_password(cls, auth: SecretStr | None) -> SecretStr | None:
+        if auth is not None:
+            user, _, password = auth.get_secret_value().partition(":")
+            if not user or len(password) < LEAST_PASSWORD or not auth.get_secret_value().isascii():
+                raise ValueError(
+                    f"it must be user:password in ASCII, with a password of {LEAST_PASSWORD} characters or more"
+                )
+        return auth
 
     @field_validator("tls_key")
     @classmethod

@@ -13,7 +13,7 @@ from tasks.metrics.state import broker_queue_length
 from tasks.settings import Settings
 
 OVERDUE = timedelta(minutes=15)
-"""Land runs every five minutes at least."""
+"""Land runs every minute."""
 QUEUE_MESSAGES = 100_000
 """Five minutes of 300 a second."""
 QUARANTINE_SHARE = 0.2
