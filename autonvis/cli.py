@@ -442,7 +442,7 @@ def revoke_credential(settings: Settings, arguments: argparse.Namespace) -> None
 
     n_revoked = credentials.revoke(catalog.open_catalog(settings), arguments.sounder, now=datetime.now(UTC))
     print(
-        f"{arguments.sounder}: {n_revoked} revoked; HTTP and TCP refuse it within 10 s, MQTT within 30 s"
+        f"{arguments.sounder}: {n_revoked} revoked; HTTP and TCP refuse it within 10 s, MQTT within about 30 s"
         if n_revoked
         else f"{arguments.sounder} has no valid credential: nothing to revoke"
     )

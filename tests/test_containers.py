@@ -97,6 +97,7 @@ def test_the_broker_has_the_values_of_the_one_that_is_tested() -> None:
                 assert ours.get(key) == value, line
 
 
+@pytest.mark.slow
 def test_the_files_of_the_image_are_enough(tmp_path: Path) -> None:
     """What .dockerignore lets in, alone in a folder, is what the entry points need."""
     for line in (ROOT / ".dockerignore").read_text().splitlines():

@@ -211,7 +211,7 @@ def test_an_open_mqtt_connection_ends_with_its_credential(
     credentials.revoke(engine, "OPEN.1", now=datetime.now(UTC))
     began_s = time.monotonic()
     while client.loop(0.2) == paho.MQTT_ERR_SUCCESS and client.is_connected():
-        assert time.monotonic() - began_s < 30
+        assert time.monotonic() - began_s < 90  # rabbitmqctl alone takes 10 s on a busy machine
         client.publish("nvis/ionograms/OPEN.1", json.dumps({}), qos=1)
     print(f"{kind}: closed after {time.monotonic() - began_s:.1f} s")
     with pytest.raises(BrokerUnavailable):
