@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import socket
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from services.published import health_of
 from services.web import main
 from services.web_openapi import web_document
 from tasks import catalog, lake
+from tasks.metrics.doors import ErrorCounter
 from tasks.network_question import Known, Question
 from tasks.newest_cycle import newest_cycle
 from tasks.products import publish_products
@@ -494,6 +496,16 @@ def test_health_is_the_age_of_what_the_public_sees(tmp_path: Path) -> None:
         web.stop()
 
 
+@pytest.fixture
+def own_log() -> Iterator[None]:
+    """A start sets up the log of its process, which here is that of all tests."""
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) in (logging.StreamHandler, ErrorCounter):
+            logging.root.removeHandler(handler)
+
+
+@pytest.mark.usefixtures("own_log")
 @pytest.mark.parametrize(
     ("variables", "arguments", "code", "expected"),
     [
