@@ -54,9 +54,10 @@ lock:  ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --quiet -o constraints.txt
 
-# One file stays in one process: its tests share servers.
+# One file stays in one process: its tests share servers. Files keep their order, in which the long ones come first: by number of tests, the
+# default, the few long tests of the fault matrix would come last, one after the other.
 test: setup test-rust  ## all fast tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-rust: setup
 	cargo test --quiet --release

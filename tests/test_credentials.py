@@ -220,6 +220,7 @@ def test_an_open_mqtt_connection_ends_with_its_credential(
     connect(broker, "OPEN.1", fresh).disconnect()
 
 
+@pytest.mark.slow
 def test_rabbitmq_closes_the_connections_of_one_sounder_only(broker_of: Callable[[Kind], Broker]) -> None:  # noqa: F811
     broker = broker_of("rabbitmq")
     clients = {}

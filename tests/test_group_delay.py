@@ -145,9 +145,9 @@ def test_what_holds_of_every_echo(seed: int, wave: dict[str, Any]) -> None:
         peaks, 0, equivalent, wave["is_extraordinary"], wave["gyrofrequency_mhz"], wave["dip_deg"]
     )
     assert vertical[0] == pytest.approx(height, rel=1e-6)
-    # North and south.
+    # North and south; with derivatives, and without by vector instructions.
     mirrored = delays_ms(peaks, 0, frequency, **{**wave, "dip_deg": -wave["dip_deg"]})
-    assert mirrored[0] == pytest.approx(delay, rel=1e-8)
+    assert mirrored[0] == pytest.approx(delay, rel=1e-7)
 
 
 def test_limits() -> None:

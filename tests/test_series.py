@@ -82,7 +82,7 @@ def test_a_series_scores_what_each_cycle_scores(observations: pd.DataFrame) -> N
             due={1.0: None, 3.0: None},
             threads=1,
         )
-        live = cycle.verification.to_pandas().drop(columns="cycle_id")
+        live = cycle.verification.to_pandas().drop(columns=["cycle_id", "kp"])  # Kp is no part of a series
         mine = series[series["valid_time"] == valid_at].reset_index(drop=True)
         pd.testing.assert_frame_equal(mine[list(live)], live, check_dtype=False, check_column_type=False)
     assert set(series["lead_h"]) == {0.0, 1.0, 3.0}

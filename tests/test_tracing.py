@@ -164,6 +164,7 @@ def test_flow_runs_and_their_tasks_are_spans_around_ours(collector: Collector, t
     assert (link.trace_id, link.span_id) == (task.trace_id, task.span_id)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_does_not_answer_costs_no_batch(tmp_path: Path) -> None:
     more = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     run(SOUNDER + CURATION_AND_CYCLE, tmp_path, **more)

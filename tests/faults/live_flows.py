@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from uuid import UUID
@@ -19,6 +20,15 @@ from tasks.settings import Settings
 PATIENCE_S = 240.0
 
 
+def _client_of(api: str) -> SyncPrefectClient:
+    """Settings are read from the environment, in which pytest, in another thread, changes the name of its current test."""
+    for _ in range(10):
+        with contextlib.suppress(KeyError, RuntimeError), temporary_settings({PREFECT_API_URL: api}):
+            return get_client(sync_client=True).__enter__()
+        time.sleep(0.1)
+    raise AssertionError("the environment would not hold still")
+
+
 class LiveFlows:
     """Prefect's server with the deployment `land`, and its worker."""
 
@@ -34,8 +44,7 @@ class LiveFlows:
             self.server.stop()
             raise
         self.worker = self.start_worker()
-        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
-            self.client: SyncPrefectClient = get_client(sync_client=True).__enter__()
+        self.client = _client_of(f"{url}/api")
         self._deployment_id: UUID = self.client.read_deployment_by_name("land/land").id
         self.client.pause_deployment(self._deployment_id)  # its five minutes are too long to wait for
 
