@@ -26,6 +26,7 @@ from tasks.landing.spool import Record, SpoolWriter, sealed_segments
 from tasks.metrics.runs import measure_cycle, measure_landing, measure_run
 from tasks.process_identity import started_s
 from tests.landing.door_server import Server
+from tests.stand_in import idle_process
 from tests.test_metrics import SKILL, cycle
 
 NOW = datetime.now(UTC)
@@ -40,11 +41,11 @@ HEADINGS = {
 class System:
     """A home on which all checks are content, and the knobs to spoil it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, gateway: dict[str, Any]) -> None:
         self.server = Server(home)
         self.settings = self.server.settings
         self.engine = catalog.open_catalog(self.settings)
-        self.processes = [{"name": "gateway", "pid": os.getpid(), "start_s": started_s(os.getpid())}]
+        self.processes = [gateway]
         self.addresses = {"gateway": f"{self.server.url}/health"}
         self.write_state()
         self.record_cycle(NOW - timedelta(minutes=10))
@@ -100,10 +101,11 @@ class System:
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
-    system = System(tmp_path)
-    monkeypatch.setattr("tasks.health.nowcasts.up_since", lambda _: NOW - timedelta(days=2))
-    yield system
-    system.server.stop()
+    with idle_process("gateway") as gateway:
+        system = System(tmp_path, gateway)
+        monkeypatch.setattr("tasks.health.nowcasts.up_since", lambda _: NOW - timedelta(days=2))
+        yield system
+        system.server.stop()
 
 
 def test_a_system_that_is_well_says_so_and_names_its_state(system: System) -> None:

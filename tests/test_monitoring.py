@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,11 +22,11 @@ from tasks.curation import curate_batches, pending_batches
 from tasks.landing.spool import collect
 from tasks.metrics import names
 from tasks.metrics.runs import measure_cycle, measure_landing, measure_run
-from tasks.process_identity import started_s
 from tasks.products import publish_products
 from tasks.simulation import simulate_network
 from tasks.verification import read_verification, skill_table
 from tests.landing.door_server import Server
+from tests.stand_in import idle_process
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMETHEUS = ROOT / "infra" / "prometheus"
@@ -164,27 +163,28 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )  # fmt: skip
     try:
         wait_until(lambda: asks(url, 'count_over_time(up{job="autonvis-gateway"}[1m]) > 1'), folder / "log")
-        use(server)
-        wait_until(
-            lambda: asks(url, "count_over_time(nvis_cycle_state[5m]) > 2"),
-            folder / "log",
-        )
-        wait_until(lambda: asks(url, "nvis:errors:rate5m"), folder / "log")
-        yield url
+        with idle_process("gateway") as gateway:
+            use(server, gateway)
+            wait_until(
+                lambda: asks(url, "count_over_time(nvis_cycle_state[5m]) > 2"),
+                folder / "log",
+            )
+            wait_until(lambda: asks(url, "nvis:errors:rate5m"), folder / "log")
+            yield url
     finally:
         process.terminate()
         process.wait(20)
         server.stop()
 
 
-def use(server: Server) -> None:
+def use(server: Server, gateway: dict[str, Any]) -> None:
     """Sounders submit, what they sent lands, a nowcast is published: what the flows do, without their orchestrator."""
     settings = server.settings
     (settings.home / "run").mkdir(exist_ok=True)
     (settings.home / "run" / "system.json").write_text(
         json.dumps(
             {
-                "processes": [{"name": "gateway", "pid": os.getpid(), "start_s": started_s(os.getpid())}],
+                "processes": [gateway],
                 "environment": {},
             }
         )
@@ -217,9 +217,12 @@ def wait_until(is_done: Callable[[], object], log: Path | None) -> None:
 
 def asks(url: str, expression: str) -> list[dict[str, Any]]:
     try:
-        answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}, timeout=30).json()
+        response = httpx.get(f"{url}/api/v1/query", params={"query": expression}, timeout=30)
     except httpx.HTTPError:  # it is starting
         return []
+    if response.status_code == 503:  # it is starting still
+        return []
+    answer = response.json()
     assert answer["status"] == "success", f"{expression}: {answer}"
     result: list[dict[str, Any]] = answer["data"]["result"]
     return result
