@@ -56,7 +56,7 @@ lock:  ## renew constraints.txt from pyproject.toml
 
 # One file stays in one process: its tests share servers. Files keep their order, in which the long ones come first: by number of tests, the
 # default, the few long tests of the fault matrix would come last, one after the other.
-test: setup test-rust  ## all fast tests (under 10 minutes on 2 cores)
+test: setup test-rust  ## all fast tests (15 minutes on 2 cores)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-rust: setup
