@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from tasks.health.finding import duration
 from tasks.products import CURRENT
 from tasks.settings import Settings
 
@@ -86,8 +87,4 @@ def health_of(settings: Settings, now: datetime) -> tuple[bool, str, Published |
 
 
 def _ago(minutes: float) -> str:
-    if minutes < 0:
-        return f"{-minutes:.0f} minutes ahead"
-    if minutes < 120:
-        return f"{minutes:.0f} minutes ago"
-    return f"{minutes / 60:.0f} hours ago" if minutes < 2880 else f"{minutes / 1440:.0f} days ago"
+    return f"{duration(60.0 * abs(minutes))} {'ago' if minutes >= 0 else 'ahead'}"
