@@ -1,7 +1,7 @@
 """Logs that have grown become `<name>.<stamp>.gz`, and those of long ago go.
 
 Their writers hold them open and append (O_APPEND), so that the file is copied and cut to nothing in place: no process has
-to be told. A line written in the instant between the last copy and the cut would be lost; the log is a help, not a record.
+to be told. A line written in the instant between the last copy and the cut is lost, or cut short; the log is a help, not a record.
 """
 
 from __future__ import annotations

