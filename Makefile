@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts lint format learn bench lock clean
+.PHONY: help setup tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts contracts-check lint format learn bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -65,6 +65,10 @@ test-rust: setup
 contracts: setup  ## renew what is generated from data_contracts/ and from the settings
 	$(BIN)/python -m tasks.contracts --write
 	$(BIN)/python -m tasks.settings > deployments/autonvis.env.example
+
+BASE ?= main
+contracts-check: setup  ## does a contract changed since BASE (a branch or commit) break readers or senders without a major version?
+	$(BIN)/python -m tasks.contracts --against $(BASE)
 
 # stubtest: the package that maturin wraps around the module has no stub of its own; __all__ is compared.
 lint: setup  ## ruff, mypy, stubtest, clippy, formatting

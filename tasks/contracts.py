@@ -3,7 +3,8 @@
 One YAML file per dataset in the Open Data Contract Standard v3.2 is the only place where a column, its unit, its range
 or a rule is written. From it come, all in this file, the pyarrow schema, the list of rules that `tasks.validation` hands
 to Great Expectations, the JSON Schema of a submission and the data dictionary. `python -m tasks.contracts --write`
-renews the generated files; `--check` (and a test) fails when they are stale or when a change breaks readers.
+renews the generated files; `--check` (and a test) fails when they are stale or when a change breaks readers;
+`--against COMMIT` compares with the contracts of another commit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tasks.contract_versions import version_problems
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -612,7 +616,7 @@ def stale_files() -> list[Path]:
 
 
 def snapshot(contracts: Mapping[str, Contract] | None = None) -> dict[str, Any]:
-    """What readers of the lake rely on: version and the type, unit and nullability of each column, per dataset."""
+    """What readers of the lake and senders rely on, per dataset: version, columns, meaning key and rules, as JSON can hold it."""
     contracts = (
         contracts if contracts is not None else {dataset: load_contract(dataset) for dataset in DATASETS}
     )
@@ -620,53 +624,64 @@ def snapshot(contracts: Mapping[str, Contract] | None = None) -> dict[str, Any]:
         dataset: {
             "version": contract.version,
             "columns": {
-                column.name: {"type": column.physical_type, "unit": column.unit, "nullable": column.nullable}
+                column.name: {
+                    "type": column.physical_type,
+                    "unit": column.unit,
+                    "nullable": column.nullable,
+                    "is_demanded": contract.is_submitted
+                    and not column.nullable
+                    and column.filled_by == "sender",
+                }
                 for column in contract.columns
+            },
+            "meaning_key": list(contract.meaning_key),
+            "rules": {
+                rule.code: {
+                    "expectation": rule.expectation,
+                    "columns": list(rule.columns),
+                    "kwargs": dict(rule.kwargs),
+                }
+                for rule in contract.rules
             },
         }
         for dataset, contract in contracts.items()
     }
 
 
-def version_problems(released: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Changes since the released snapshot that its version number does not announce.
+def snapshot_text(snapshot: Mapping[str, Any]) -> str:
+    """A snapshot as JSON with one line per column and rule, so that a change of one is a line of a diff."""
 
-    A removed column, another type, another unit, and a null where there was none break readers and need a new major
-    version; anything else that readers can see needs at least a new minor one.
-    """
-    problems = []
-    for dataset, before in released.items():
-        if dataset not in current:
-            problems.append(f"{dataset}: the dataset is gone; readers of the lake still have it")
-            continue
-        now = current[dataset]
-        old_version, new_version = (
-            tuple(int(part) for part in item["version"].split(".")) for item in (before, now)
+    def block(item: Any, depth: int) -> str:
+        if depth == 3 or not isinstance(item, dict):
+            return json.dumps(item)
+        inside = ",\n".join(
+            f"{' ' * (depth + 1)}{json.dumps(name)}: {block(value, depth + 1)}"
+            for name, value in item.items()
         )
-        breaks = []
-        for name, column in before["columns"].items():
-            if name not in now["columns"]:
-                breaks.append(f"column {name} was removed")
-                continue
-            other = now["columns"][name]
-            if other["type"] != column["type"]:
-                breaks.append(f"{name} changed type from {column['type']} to {other['type']}")
-            if other["unit"] != column["unit"]:
-                breaks.append(f"{name} changed unit from {column['unit']} to {other['unit']}")
-            if other["nullable"] and not column["nullable"]:
-                breaks.append(f"{name} may now be null")
-        if breaks and new_version[0] <= old_version[0]:
-            problems += [
-                f"{dataset} {now['version']}: {text}: needs version {old_version[0] + 1}.0.0"
-                for text in breaks
-            ]
-        elif now["columns"] != before["columns"] and new_version[:2] <= old_version[:2]:
-            problems.append(f"{dataset} {now['version']}: columns changed: needs a new minor version")
-        elif new_version < old_version:
-            problems.append(
-                f"{dataset}: version {now['version']} is older than the released {before['version']}"
-            )
-    return problems
+        return f"{{\n{inside}\n{' ' * depth}}}"
+
+    return block(dict(snapshot), 0) + "\n"
+
+
+def snapshot_at(commit: str) -> dict[str, Any]:
+    """The snapshot of the contracts where the branch left `commit` (a branch, tag or id of this repository).
+
+    Raises:
+        ContractError: git knows no such commit, or a contract of then cannot be read.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(CONTRACT_FOLDER), *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ContractError(f"{commit}: {done.stderr.strip() or 'shares no commit with this branch'}")
+        return done.stdout
+
+    base = git("merge-base", commit, "HEAD").strip()
+    names = [Path(name) for name in git("ls-tree", "--name-only", base, "./").splitlines()]
+    texts = {name.stem: git("show", f"{base}:./{name}") for name in names if name.suffix == ".yaml"}
+    return snapshot({dataset: parse_contract(text, dataset) for dataset, text in texts.items()})
 
 
 def released_snapshot() -> dict[str, Any]:
@@ -678,7 +693,7 @@ def released_snapshot() -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m tasks.contracts --write|--check`."""
+    """`python -m tasks.contracts --write|--check|--against COMMIT`."""
     parser = argparse.ArgumentParser(
         prog="python -m tasks.contracts", description="Generate or check what contracts generate."
     )
@@ -689,9 +704,15 @@ def main(arguments: list[str] | None = None) -> int:
     action.add_argument(
         "--check", action="store_true", help="fail when a generated file is stale or a change breaks readers"
     )
+    action.add_argument(
+        "--against",
+        metavar="COMMIT",
+        help="fail when a change since this branch left that commit breaks readers or senders",
+    )
     options = parser.parse_args(arguments)
     try:
-        problems = version_problems(released_snapshot(), snapshot())
+        released = snapshot_at(options.against) if options.against else released_snapshot()
+        problems = version_problems(released, snapshot())
     except ContractError as error:
         print(error, file=sys.stderr)
         return 1
@@ -706,7 +727,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(problems), file=sys.stderr)
         return 1
     if options.write:
-        files = {**generated_files(), RELEASED_PATH: json.dumps(snapshot(), indent=1) + "\n"}
+        files = {**generated_files(), RELEASED_PATH: snapshot_text(snapshot())}
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

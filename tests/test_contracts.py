@@ -22,7 +22,6 @@ from tasks.contracts import (
     parse_contract,
     snapshot,
     submission_schema,
-    version_problems,
 )
 
 IONOGRAMS = (contracts.CONTRACT_FOLDER / "ionograms.yaml").read_text(encoding="utf-8")
@@ -184,8 +183,7 @@ def test_generated_files_are_fresh() -> None:
     assert contracts.stale_files() == [], "run `make contracts` and commit the result"
 
 
-def test_changes_are_announced_by_the_version() -> None:
-    assert version_problems(contracts.released_snapshot(), snapshot()) == []
+def test_the_released_snapshot_is_fresh() -> None:
     assert contracts.released_snapshot() == snapshot(), "run `make contracts` and commit the result"
 
 
@@ -203,42 +201,6 @@ def test_stale_file_is_found(
     capsys.readouterr()
     assert contracts.main(["--check"]) == 1
     assert capsys.readouterr().err == "docs/dictionary.md is stale: run `make contracts`\n"
-
-
-@pytest.mark.parametrize(
-    ("version", "change", "problem"),
-    [
-        ("1.1.0", lambda c: c.pop("fof2_mhz"), "column fof2_mhz was removed: needs version 2.0.0"),
-        ("1.1.0", lambda c: c["fof2_mhz"].update(type="float"), "fof2_mhz changed type from double to float"),
-        ("1.1.0", lambda c: c["fof2_mhz"].update(unit="kHz"), "fof2_mhz changed unit from MHz to kHz"),
-        ("1.1.0", lambda c: c["sounder_id"].update(nullable=True), "sounder_id may now be null"),
-        (
-            "1.0.1",
-            lambda c: c.update(new_mhz=dict(c["fof2_mhz"])),
-            "columns changed: needs a new minor version",
-        ),
-        ("0.9.0", lambda c: None, "is older than the released 1.0.0"),
-        ("1.1.0", lambda c: c.update(new_mhz=dict(c["fof2_mhz"])), None),
-        ("1.1.0", lambda c: c["fof2_mhz"].update(nullable=False), None),
-        ("2.0.0", lambda c: c.pop("fof2_mhz"), None),
-        ("1.0.1", lambda c: None, None),
-    ],
-)
-def test_breaking_changes_need_a_major_version(version: str, change: Any, problem: str | None) -> None:
-    released = {"ionograms": {**snapshot()["ionograms"], "version": "1.0.0"}}
-    current = copy.deepcopy(released)
-    current["ionograms"]["version"] = version
-    change(current["ionograms"]["columns"])
-    problems = version_problems(released, current)
-    if problem is None:
-        assert problems == []
-    else:
-        assert len(problems) == 1
-        assert problem in problems[0]
-
-
-def test_dropped_dataset_breaks_readers() -> None:
-    assert "the dataset is gone" in version_problems(snapshot(), {})[0]
 
 
 def test_dictionary_names_everything() -> None:
