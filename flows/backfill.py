@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows import assets
+from flows.parameters import GridStep
 from flows.watch import WATCHED
 from tasks import cycles
 from tasks.artifacts import skill_markdown
@@ -43,7 +44,7 @@ def backfill(
     end: datetime,
     available_until: datetime | None = None,
     region: str | None = None,
-    grid_step_deg: float | None = None,
+    grid_step_deg: GridStep | None = None,
 ) -> int:
     """Run every cycle from `start` to `end`; a rerun writes the same files again.
 

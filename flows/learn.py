@@ -11,6 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from pydantic import PositiveFloat, PositiveInt
 
 from flows.watch import WATCHED
 from tasks import learning
@@ -31,9 +32,9 @@ def learn(
     data: list[Path],
     out: Path,
     config: Path | None = None,
-    cycles: int = 150,
-    evaluations: int = 120,
-    f107_sfu: float | None = None,
+    cycles: PositiveInt = 150,
+    evaluations: PositiveInt = 120,
+    f107_sfu: PositiveFloat | None = None,
 ) -> Path:
     """Learn the values of the covariance and write them to `out`; nothing uses them until a setting names the file.
 

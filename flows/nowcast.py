@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows import assets
+from flows.parameters import GridStep
 from flows.watch import WATCHED
 from tasks import cycles
 from tasks.artifacts import cycle_markdown, map_markdown, network_markdown, skill_markdown
@@ -49,7 +50,7 @@ def nowcast(
     valid_time: datetime | None = None,
     available_until: datetime | None = None,
     region: str | None = None,
-    grid_step_deg: float | None = None,
+    grid_step_deg: GridStep | None = None,
 ) -> str:
     """Run one cycle and publish its products.
 

@@ -98,7 +98,8 @@ def plan_cycle(
     """Resolve what was not given: the newest whole cycle, everything available now, the configured grid.
 
     Raises:
-        CycleError: a time without zone, or a region that is not `global` or `south,west,north,east`.
+        CycleError: a time without zone, a region that is not `global` or `south,west,north,east`, or a spacing of the
+            grid that is not above 0 or makes too many points.
         KernelConfigError: the configuration that the settings name cannot be used.
     """
     now = datetime.now(UTC)
@@ -106,7 +107,7 @@ def plan_cycle(
         valid_time=parse_time(valid_time or newest_valid_time(settings, now), "valid_time"),
         available_until=parse_time(available_until or now, "available_until"),
         region=region or settings.region,
-        step_deg=grid_step_deg or settings.grid_step_deg,
+        step_deg=settings.grid_step_deg if grid_step_deg is None else grid_step_deg,
     )
     if plan.valid_time.year not in BACKGROUND_YEARS:
         raise CycleError(
@@ -158,7 +159,10 @@ def make_grid(plan: CyclePlan) -> Grid | None:
     if plan.step_deg is None:
         return None
     if plan.region == "global":
-        return Grid.globe(plan.step_deg)
+        try:
+            return Grid.globe(plan.step_deg)
+        except ValueError as error:
+            raise CycleError(f"grid: {error}") from error
     try:
         south, west, north, east = (float(part) for part in plan.region.split(","))
     except ValueError as error:

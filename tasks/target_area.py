@@ -62,8 +62,8 @@ def area_of(make_grid: Callable[[float], Grid], most_points: int = MOST_POINTS) 
     """
     for step_deg in STEPS_DEG:
         grid = make_grid(step_deg)
-        latitudes, longitudes = grid.axes()
-        if latitudes.size * longitudes.size <= most_points:
+        n_latitudes, n_longitudes = grid.shape()
+        if n_latitudes * n_longitudes <= most_points:
             break
     latitude, longitude = grid.points()
     half = grid.step_deg / 2.0

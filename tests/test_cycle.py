@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -17,10 +18,12 @@ from tasks.analysis import diagnose
 from tasks.background import Background, f107_to_ig12
 from tasks.contracts import arrow_schema
 from tasks.cycle import Cycle, run_cycle
+from tasks.cycles import CycleError, plan_cycle
 from tasks.grid import Grid
 from tasks.kernel_config import KernelConfig, KernelConfigError, load_kernel_config
 from tasks.magnetic_field import extraordinary_mhz, gyrofrequency_mhz
 from tasks.prediction import Prediction
+from tasks.settings import Settings
 from tasks.verification import skill_table
 
 NOON = datetime(2022, 10, 24, 12, 0, tzinfo=UTC)
@@ -227,7 +230,7 @@ def test_poles_date_line_and_the_end_of_the_year(valid_time: datetime) -> None:
         sounder_id="CCC3W", longitude_deg=-180.0, observation_id=lambda rows: "W" + rows["observation_id"]
     )
     everything = pd.concat([observations, twin], ignore_index=True)
-    result = cycle(everything, valid_time=valid_time, available_until=valid_time, grid=Grid.globe(15.0))
+    result = cycle(everything, valid_time=valid_time, available_until=valid_time, grid=Grid.globe(10.0))
     assert result.analysis is not None
     for name in ("fof2_mhz", "fof2_mhz_sd", "hmf2_km", "hmf2_km_sd", "m3000f2", "b0_km", "muf3000_mhz"):
         values = column(result.analysis, name)
@@ -371,6 +374,21 @@ def test_grids_cover_the_globe_and_cross_the_date_line() -> None:
     assert sorted(set(pacific)) == [-170.0, 170.0, 180.0]
     with pytest.raises(ValueError, match=r"south and north .* got 60.0 and 50.0"):
         Grid.box(60.0, 0.0, 50.0, 10.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("step_deg", "message"),
+    [
+        (0.0, "grid: the spacing must be above 0 and at most 10 degrees, got 0"),
+        (-1.0, "got -1"),
+        (11.0, "got 11"),
+        (float("nan"), "got nan"),
+        (0.01, "grid: 648,036,000 points 0.01 degrees apart are more than 2,000,000"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_it_is_made(step_deg: float, message: str) -> None:
+    with pytest.raises(CycleError, match=re.escape(message)):
+        plan_cycle(Settings(), NOON, grid_step_deg=step_deg)
 
 
 def with_correlation(**change: Any) -> KernelConfig:

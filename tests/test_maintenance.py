@@ -98,7 +98,9 @@ def test_a_log_is_cut_under_its_writer_and_loses_no_line(settings: Settings) -> 
     assert len(rotated) > 1
     # Each file by itself: one may end within a line, when the cut fell between two looks at a write that spans pages.
     parts = [*(gzip.decompress(one.read_bytes()) for one in rotated), path.read_bytes()]
-    numbers = [int(number) for part in parts for number in re.findall(rb"^line (\d{6}) x{300}$", part, re.MULTILINE)]
+    numbers = [
+        int(number) for part in parts for number in re.findall(rb"^line (\d{6}) x{300}$", part, re.MULTILINE)
+    ]
     assert numbers == sorted(set(numbers))  # in order, none twice
     gaps = sum(later != earlier + 1 for earlier, later in pairwise(numbers))
     assert gaps <= len(rotated)  # what falls between the last copy and the cut is all that can be lost

@@ -16,6 +16,7 @@ from prefect.testing.utilities import prefect_test_harness
 from autonvis.environment import prefect_environment
 from flows.backup import backup
 from flows.maintain import maintain
+from flows.nowcast import nowcast
 from flows.restore import restore
 from flows.verify_backup import verify_backup
 from tasks.settings import Settings, load_settings
@@ -94,3 +95,5 @@ def test_the_forms_name_the_kinds_and_say_what_they_are() -> None:
     assert "carried away" in kind["description"]
     into = parameter_schema(restore).properties["into"]
     assert "AUTONVIS_HOME" in into["description"]
+    step = parameter_schema(nowcast).properties["grid_step_deg"]["anyOf"][0]
+    assert (step["exclusiveMinimum"], step["maximum"]) == (0, 10)
