@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-WIDEST_STEP_DEG = 10.0
+WIDEST_STEP_DEG = 90.0
 MOST_POINTS = 2_000_000
 """The globe at a quarter of a degree has 1,038,240 points and takes a cycle 1.5 GB."""
 

@@ -230,7 +230,7 @@ def test_poles_date_line_and_the_end_of_the_year(valid_time: datetime) -> None:
         sounder_id="CCC3W", longitude_deg=-180.0, observation_id=lambda rows: "W" + rows["observation_id"]
     )
     everything = pd.concat([observations, twin], ignore_index=True)
-    result = cycle(everything, valid_time=valid_time, available_until=valid_time, grid=Grid.globe(10.0))
+    result = cycle(everything, valid_time=valid_time, available_until=valid_time, grid=Grid.globe(15.0))
     assert result.analysis is not None
     for name in ("fof2_mhz", "fof2_mhz_sd", "hmf2_km", "hmf2_km_sd", "m3000f2", "b0_km", "muf3000_mhz"):
         values = column(result.analysis, name)
@@ -379,9 +379,9 @@ def test_grids_cover_the_globe_and_cross_the_date_line() -> None:
 @pytest.mark.parametrize(
     ("step_deg", "message"),
     [
-        (0.0, "grid: the spacing must be above 0 and at most 10 degrees, got 0"),
+        (0.0, "grid: the spacing must be above 0 and at most 90 degrees, got 0"),
         (-1.0, "got -1"),
-        (11.0, "got 11"),
+        (91.0, "got 91"),
         (float("nan"), "got nan"),
         (0.01, "grid: 648,036,000 points 0.01 degrees apart are more than 2,000,000"),
     ],

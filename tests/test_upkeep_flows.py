@@ -96,4 +96,4 @@ def test_the_forms_name_the_kinds_and_say_what_they_are() -> None:
     into = parameter_schema(restore).properties["into"]
     assert "AUTONVIS_HOME" in into["description"]
     step = parameter_schema(nowcast).properties["grid_step_deg"]["anyOf"][0]
-    assert (step["exclusiveMinimum"], step["maximum"]) == (0, 10)
+    assert (step["exclusiveMinimum"], step["maximum"]) == (0, 90)
