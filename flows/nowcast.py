@@ -81,6 +81,10 @@ def nowcast(
         create_markdown_artifact(
             network_markdown(cycle.network_report), key="network", description="What each sounder is worth"
         )
-    create_markdown_artifact(map_markdown(folder / "map.png", f"foF2 at {plan.stamp}"), key="map")
+    create_markdown_artifact(
+        map_markdown(folder / "map.png", f"foF2 at {plan.stamp}"),
+        key="map",
+        description="The newest map of foF2",
+    )
     get_run_logger().info("products in %s", folder)
     return str(folder)

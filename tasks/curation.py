@@ -222,16 +222,19 @@ def replay_landing(*, settings: Settings, since: datetime | None, until: datetim
 def _collector_paused() -> Iterator[None]:
     """Decoded items are many, live to the end of the batch and form no cycles: looking for cycles among them again and
     again costs more than decoding them. The engine does form some, and they hold the frames it judged: they are looked
-    for once, at the end.
+    for once, at the end, among what was made since the start (half a second less where Prefect and the engine are loaded).
     """
-    was_enabled = gc.isenabled()
+    if not gc.isenabled():
+        yield
+        return
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
-            gc.collect()
+        gc.collect()
+        gc.unfreeze()
+        gc.enable()
 
 
 def _read_batch(path: Path) -> _Batch:

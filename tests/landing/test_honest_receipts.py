@@ -211,7 +211,7 @@ def deliveries(draw: st.DrawFn) -> Delivery:
 
 
 @hypothesis_settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes
     suppress_health_check=list(HealthCheck),
