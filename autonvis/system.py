@@ -226,9 +226,10 @@ def deploy(environment: dict[str, str], *which: str) -> None:
     run_prefect(["--no-prompt", "deploy", *(which or ("--all",))], environment)
 
 
-def start_worker(settings: Settings, environment: dict[str, str]) -> Process:
+def start_worker(settings: Settings, environment: dict[str, str], *options: str) -> Process:
     """Start the worker that runs what the server at `PREFECT_API_URL` of `environment` schedules."""
-    return spawn("prefect-worker", [sys.executable, "-m", "autonvis.worker"], environment, settings.log_root)
+    command = [sys.executable, "-m", "autonvis.worker", *options]
+    return spawn("prefect-worker", command, environment, settings.log_root)
 
 
 def up(settings: Settings, say: Callable[[str], None] = print) -> dict[str, str]:

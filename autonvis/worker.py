@@ -1,4 +1,4 @@
-"""The worker: closes the runs that an earlier one of this host left behind, skips what was missed, then polls for new ones.
+"""The worker: closes the runs that an earlier one of its name left behind, skips what was missed, then polls for new ones.
 
 A worker that is killed, by the kernel or a power cut, cannot tell the server. Its runs stay RUNNING there, and as each
 deployment allows one run at a time, every later one would be cancelled: for five minutes until the lease of the dead
@@ -6,17 +6,23 @@ run expires, and for good where the leases were lost with it.
 
 While no worker runs, each schedule goes on: after a night there are hundreds of late runs. One of each deployment does what
 all of them would have done.
+
+Where there are several workers, each begins again what another had begun that is not heard any more.
 """
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import socket
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -27,15 +33,21 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelled, Crashed
+from prefect.exceptions import PrefectException
+from prefect.settings import get_current_settings
+from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from autonvis.system import WORK_POOL
 
 PAGE = 200
 """Runs that the server gives at once."""
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+WORKER = "prefect.worker.name"
+"""Label of a run: who started it."""
+BEGUN_AT_MOST = 3
+"""A run that was begun so often is closed, not begun again: it may be what its workers died of."""
 
 
 def close_abandoned_runs(client: SyncPrefectClient, worker_name: str) -> list[FlowRun]:
@@ -43,15 +55,11 @@ def close_abandoned_runs(client: SyncPrefectClient, worker_name: str) -> list[Fl
 
     Runs of other workers are left alone, and so is one that has outlived its worker: it ends by itself.
     """
-    unfinished = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
-        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
-    )
     alive = _runs_alive()
     abandoned = [
         run
-        for run in unfinished
-        if run.labels.get("prefect.worker.name") == worker_name and str(run.id) not in alive
+        for run in _unfinished_runs(client)
+        if run.labels.get(WORKER) == worker_name and str(run.id) not in alive
     ]
     for run in abandoned:
         state: State[Any] = Crashed(message=f"worker {worker_name} and the process of this run were killed")
@@ -90,6 +98,37 @@ def skip_missed_runs(client: SyncPrefectClient, now: datetime) -> list[FlowRun]:
             return skipped
 
 
+def take_over(client: SyncPrefectClient, worker_name: str, now: datetime) -> list[FlowRun]:
+    """Schedules again, for whoever is there, the unfinished runs of workers that have missed three heartbeats.
+
+    One that is only cut off may still compute its run: that twice is one result, by the rules of lake and catalog.
+    """
+    lost = {
+        worker.name
+        for worker in client.read_workers_for_work_pool(WORK_POOL)
+        if worker.name != worker_name and worker.status == WorkerStatus.OFFLINE
+    }
+    taken = [run for run in _unfinished_runs(client) if run.labels.get(WORKER) in lost] if lost else []
+    for run in taken:
+        said = f"worker {run.labels[WORKER]} is not heard any more"
+        state: State[Any]
+        if run.state_type == StateType.CANCELLING:
+            state = Cancelled(message=said)
+        elif run.run_count < BEGUN_AT_MOST:
+            state = AwaitingRetry(message=f"{said}: another begins it again", scheduled_time=now)
+        else:
+            state = Crashed(message=f"{said}, and this run was begun {run.run_count} times")
+        client.set_flow_run_state(run.id, state, force=True)
+    return taken
+
+
+def _unfinished_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
+    )
+
+
 def _runs_alive() -> set[str]:
     """Ids of the flow runs that processes of this host say they are."""
     alive = set()
@@ -101,10 +140,30 @@ def _runs_alive() -> set[str]:
     return alive
 
 
-def main() -> None:
-    name = f"{WORK_POOL}-{socket.gethostname()}"
+def _keep_taking_over(worker_name: str) -> None:
+    """`take_over` with every heartbeat; what hinders it is said and tried again."""
     with get_client(sync_client=True) as client:
-        for run in close_abandoned_runs(client, name):
+        while True:
+            time.sleep(get_current_settings().worker.heartbeat_seconds)
+            try:
+                for run in take_over(client, worker_name, datetime.now(UTC)):
+                    print(f"run {run.name} {run.id} has lost its worker {run.labels[WORKER]}", flush=True)
+            except (httpx.HTTPError, PrefectException) as error:
+                print(f"cannot look at the other workers: {error}", flush=True)
+
+
+def main() -> None:
+    """Runs what Prefect's server at PREFECT_API_URL schedules."""
+    parser = argparse.ArgumentParser(prog="python -m autonvis.worker", description=main.__doc__)
+    parser.add_argument("--name", default=f"{WORK_POOL}-{socket.gethostname()}", help="its own, which stays")
+    parser.add_argument(
+        "--with-healthcheck",
+        action="store_true",
+        help="answer /health on PREFECT_WORKER_WEBSERVER_PORT (8080)",
+    )
+    options = parser.parse_args()
+    with get_client(sync_client=True) as client:
+        for run in close_abandoned_runs(client, options.name):
             print(f"run {run.name} {run.id} had lost its process: now CRASHED", flush=True)
         skipped = skip_missed_runs(client, datetime.now(UTC))
         if skipped:
@@ -112,7 +171,20 @@ def main() -> None:
                 f"{len(skipped)} runs were missed while no worker ran: now CANCELLED, the newest of each deployment runs",
                 flush=True,
             )
-    sys.argv = ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", name]
+    threading.Thread(target=_keep_taking_over, args=[options.name], daemon=True).start()
+    sys.argv = [
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        WORK_POOL,
+        "--type",
+        "process",
+        "--name",
+        options.name,
+    ]
+    if options.with_healthcheck:
+        sys.argv.append("--with-healthcheck")
     runpy.run_module("prefect", run_name="__main__")
 
 

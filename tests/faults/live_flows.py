@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -35,7 +36,10 @@ class LiveFlows:
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home)
         make_home(self.settings)
-        environment = prefect_environment(self.settings) | {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
+        environment = prefect_environment(self.settings) | {
+            "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "1",
+        }
         self.server, url = start_prefect_server(self.settings, free_port())
         self._environment = environment | {"PREFECT_API_URL": f"{url}/api"}
         try:
@@ -51,6 +55,15 @@ class LiveFlows:
     def start_worker(self) -> Process:
         self.worker = start_worker(self.settings, self._environment)
         return self.worker
+
+    @contextlib.contextmanager
+    def another_worker(self, name: str) -> Iterator[None]:
+        """One more on the same pool."""
+        worker = start_worker(self.settings, self._environment, "--name", name)
+        try:
+            yield
+        finally:
+            worker.stop()
 
     def schedule(self) -> UUID:
         """A run that is due now, as the schedule would make one."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from autonvis.worker import WORKER
 from tasks.curation import pending_batches
 from tests.faults.conftest import Trial
 from tests.faults.live_flows import PATIENCE_S, LiveFlows
@@ -52,3 +53,20 @@ def test_a_killed_worker_or_flow_costs_one_run_and_no_observation(trial: Trial, 
         verdict = trial.ledger.check(trial.settings)  # by the flow alone
         assert (verdict.lost, verdict.doubled) == (frozenset(), frozenset())
     trial.conclude("kill -9 of Prefect's worker and the flow", n_killed)
+
+
+def test_another_worker_does_the_run_of_one_that_is_lost_with_its_host(trial: Trial, live: LiveFlows) -> None:
+    trial.settings = live.settings
+    spool(trial, trial.ledger.items(40))
+    run_id = live.schedule()
+    flow = live.process_of(run_id)
+    psutil.Process(live.worker.pid).kill()
+    flow.kill()
+    began_s = time.monotonic()
+    with live.another_worker("standby"):
+        run = live.wait_for(run_id, "Completed")
+    print(f"taken over and done {time.monotonic() - began_s:.1f} s after the kill")
+    assert run.labels[WORKER] == "standby"
+    assert pending_batches(trial.settings) == []
+    live.start_worker()
+    trial.conclude("kill -9 of a worker that does not come back", 1)
