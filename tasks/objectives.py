@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain, pairwise
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 import pandas as pd
@@ -67,13 +69,13 @@ def note_objectives(settings: Settings, now: datetime) -> int:
     for service, url in endpoints(settings).items():
         if service not in ("gateway", "web"):
             continue
-        try:
-            page = (
-                httpx.get(url.removesuffix("/health") + "/metrics", timeout=TIMEOUT_S).raise_for_status().text
-            )
-        except httpx.HTTPError:  # that it does not answer is a finding of the flight check
-            continue
-        rows += _rows(service, read(page), OF_SERVICES, now)
+        for source, address in _instances(service, urlsplit(url)):
+            try:
+                answer = httpx.get(f"{address}/metrics", params={"of": "process"}, timeout=TIMEOUT_S)
+                page = answer.raise_for_status().text
+            except httpx.HTTPError:  # that it does not answer is a finding of the flight check
+                continue
+            rows += _rows(source, read(page), OF_SERVICES, now)
     if rows:
         _append(_path(settings, now), pd.DataFrame(rows, columns=list(COLUMNS)))
     return len(rows)
@@ -206,6 +208,20 @@ def _percentile(counted: pd.DataFrame, family: str, share: float, **labels: str)
 
 def _of(counted: pd.DataFrame, sample: str) -> pd.DataFrame:
     return counted[counted["sample"] == sample]
+
+
+def _instances(service: str, url: SplitResult) -> Iterator[tuple[str, str]]:
+    """Name and address of every process behind a name that stands for several, each of which counts by itself."""
+    host = url.hostname or ""
+    try:
+        found = {one[4][0] for one in socket.getaddrinfo(host, url.port, socket.AF_INET, socket.SOCK_STREAM)}
+    except OSError:
+        found = set()
+    if len(found) < 2:
+        yield service, f"{url.scheme}://{url.netloc}"
+        return
+    for address in sorted(map(str, found)):
+        yield f"{service} {address}", f"{url.scheme}://{address}:{url.port}"
 
 
 def _rows(

@@ -139,6 +139,12 @@ class Settings(BaseSettings):
         description="user:password that Prefect's server then asks of everyone, pages and API; default none, for a port that nobody else reaches.",
     )
 
+    endpoints: str = Field(
+        "",
+        pattern=r"^([a-z-]+=https?://\S+( |$))*$",
+        description="Where others than `autonvis up` start the services: what the flight check asks, name=URL separated by spaces, such as gateway=http://gateway:8002/health.",
+    )
+
     cycle_minutes: int = Field(15, ge=1, le=60, description="Minutes between cycles.")
     grid_step_deg: float = Field(1.0, gt=0, le=10, description="Grid spacing of the analysis in degrees.")
     leads_h: str = Field(
@@ -244,6 +250,11 @@ class Settings(BaseSettings):
             "SILVER": self.silver_items_per_s,
             "BRONZE": self.bronze_items_per_s,
         }
+
+    @property
+    def endpoint_urls(self) -> dict[str, str]:
+        """URL by name of what others than `autonvis up` start."""
+        return dict(pair.split("=", 1) for pair in self.endpoints.split())  # type: ignore[misc]
 
     @property
     def source_names(self) -> list[str]:

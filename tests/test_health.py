@@ -108,6 +108,16 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
         system.server.stop()
 
 
+def test_services_that_others_start_are_asked_where_the_settings_say(system: System) -> None:
+    (system.settings.home / "run" / "system.json").unlink()
+    pods = f"gateway={system.server.url}/health web=http://127.0.0.1:{free_port()}/health"
+    settings = system.settings.model_copy(update={"endpoints": pods})
+    assert [one.level for one in services.check_processes(settings, NOW)] == [Level.OK]
+    found = {one.sentence.split()[0]: one.level for one in services.check_endpoints(settings, NOW)}
+    assert found["gateway"] == Level.OK
+    assert found["web"] == Level.FAULT
+
+
 def test_a_system_that_is_well_says_so_and_names_its_state(system: System) -> None:
     findings = examine(system.settings, NOW)
     assert {one.check for one in findings} == set(CHECKS)

@@ -126,6 +126,23 @@ def test_a_gateway_counts_what_landed_by_door_and_receipt_and_how_long_it_took(s
     assert value(answer.text, "nvis_spool_messages", channel="http") == 4
 
 
+def test_several_gateways_are_each_asked_for_themselves_and_one_for_the_system(server: Server) -> None:
+    assert httpx.post(f"{server.url}/ionogram", json=IONOGRAM).status_code == 202
+    measure_run(server.settings, "nowcast", "completed", 4.0)
+
+    def names_of(**query: str) -> set[str]:
+        text = httpx.get(f"{server.url}/metrics", params=query).text
+        return {family.name for family in text_string_to_metric_families(text)}
+
+    process, system = names_of(of="process"), names_of(of="system")
+    assert "nvis_ingestion_latency_seconds" in process - system
+    assert {"nvis_spool_messages", "nvis_flow_runs"} <= system - process
+    assert process | system == names_of()
+    refused = httpx.get(f"{server.url}/metrics", params={"of": "everything"})
+    assert refused.status_code == 400
+    assert "of must be process or system" in refused.json()["detail"]
+
+
 def test_a_path_that_nobody_serves_makes_no_series_of_its_own(server: Server) -> None:
     for number in range(3):
         assert httpx.get(f"{server.url}/scan-{number}").status_code == 404

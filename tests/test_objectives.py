@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pandas as pd
 import pytest
 
 from autonvis.cli import main
+from services.processes import free_port
 from tasks import catalog
 from tasks.health.finding import Level
 from tasks.health.promises import check_objectives
@@ -165,3 +169,42 @@ def test_a_system_that_runs_is_noted_and_measured(
     with pytest.raises(SystemExit):
         main(["objectives", "--since", "2026-03-20T00:00Z", "--until", "2026-03-19T00:00Z"])
     assert "is not before --until" in capsys.readouterr().err
+
+
+def test_gateways_behind_one_name_count_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"127.0.0.1": 1000.0, "127.0.0.2": 10.0}
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host = str(self.server.server_address[0])
+            labels = 'service="gateway",route="/ionogram",status="202"'
+            body = f"# TYPE nvis_http_request_duration_seconds summary\nnvis_http_request_duration_seconds_count{{{labels}}} {counts[host]}\n"
+            self.send_response(200 if self.path == "/metrics?of=process" else 404)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    port = free_port()
+    pods = [ThreadingHTTPServer((host, port), Page) for host in counts]
+    for pod in pods:
+        threading.Thread(target=pod.serve_forever, daemon=True).start()
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in counts]
+    by_name = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *more: found if host == "gateway-pods" else by_name(host, *more)
+    )
+    settings = Settings(home=tmp_path, endpoints=f"gateway=http://gateway-pods:{port}/health")
+    try:
+        note_objectives(settings, DAY)
+        counts |= {"127.0.0.1": 1004.0, "127.0.0.2": 16.0}
+        note_objectives(settings, DAY + HOUR)
+    finally:
+        for pod in pods:
+            pod.shutdown()
+            pod.server_close()
+    measured = measure_objectives(settings, DAY + HOUR / 2, DAY + 2 * HOUR)
+    assert measured.set_index("name").loc["answers", "n"] == 10

@@ -26,6 +26,9 @@ FREE_MEMORY_SHARE = 0.05
 def check_processes(settings: Settings, _now: datetime) -> Iterator[Finding]:
     """Each process that `autonvis up` started."""
     processes = system_processes(settings)
+    if not processes and settings.endpoints:
+        yield Finding("processes", Level.OK, "others than `autonvis up` start them")
+        return
     if not processes:
         yield Finding(
             *("processes", Level.FAULT, f"nothing of {settings.home} was started"),
@@ -93,8 +96,10 @@ def endpoints(settings: Settings) -> dict[str, str]:
     try:
         state: dict[str, Any] = json.loads((settings.home / "run" / "system.json").read_text())
     except FileNotFoundError:
-        return {}
-    found = {f"{name}": url for name, url in state.get("addresses", {}).items()}
+        if not settings.endpoints:
+            return {}
+        state = {"environment": {}}
+    found = {**settings.endpoint_urls, **state.get("addresses", {})}
     prefect = state["environment"].get("PREFECT_API_URL") or os.environ.get("PREFECT_API_URL")
     if prefect:
         found["prefect-server"] = f"{prefect}/health"
