@@ -50,9 +50,10 @@ restore: setup  ## make the root again from a backup; FROM=path or URL, AT=time,
 health: setup  ## look at the live system: what is wrong, and the next step
 	@$(BIN)/autonvis health
 
-lock:  ## renew constraints.txt from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-annotate --no-header --quiet -o constraints.txt
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
+lock:  ## renew constraints.txt (everything) and requirements.txt (of it, what the image needs) from pyproject.toml
+	$(LOCK) --extra dev -o constraints.txt
+	$(LOCK) --extra build --extra s3 -c constraints.txt -o requirements.txt
 
 # One file stays in one process: its tests share servers. Files keep their order, in which the long ones come first: by number of tests, the
 # default, the few long tests of the fault matrix would come last, one after the other.

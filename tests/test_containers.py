@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
+from autonvis.environment import prefect_environment
 from tasks.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +68,10 @@ def test_the_inner_network_has_no_way_out_and_only_doors_have_two() -> None:
     assert STACK["networks"]["inside"]["internal"] is True
     assert all("inside" in service["networks"] for service in SERVICES.values())
     assert {name for name, service in SERVICES.items() if "edge" in service["networks"]} == set(PUBLIC)
-    assert {name for name, service in SERVICES.items() if "outward" in service["networks"]} == {"worker"}
+    assert {name for name, service in SERVICES.items() if "outward" in service["networks"]} == {
+        "worker",
+        "prefect",
+    }
 
 
 def test_names_in_the_stack_exist() -> None:
@@ -86,9 +90,31 @@ def test_names_in_the_stack_exist() -> None:
     )
 
 
+def test_prefect_is_set_as_in_the_processes_that_we_start_ourselves() -> None:
+    own = prefect_environment(Settings(home=Path("/var/lib/autonvis"), log_format="json"))
+    of_the_image = {"PREFECT_HOME", "PREFECT_PROFILES_PATH"}
+    given = SERVICES["prefect"]["environment"]
+    assert {key: given.get(key) for key in own.keys() - of_the_image} == {
+        key: own[key] for key in own.keys() - of_the_image
+    }
+
+
+def test_backups_have_a_place_in_the_worker_beside_the_home_folder() -> None:
+    mounted = {volume.split(":")[1] for volume in SERVICES["worker"]["volumes"]}
+    assert {"/var/lib/autonvis", Settings(home=Path("/var/lib/autonvis")).backup_address} <= mounted
+
+
+def test_one_image_is_built_by_one_toolchain() -> None:
+    dockerfile = (DOCKER / "Dockerfile").read_text()
+    (tag,) = re.findall(r"^FROM rust:(\d+\.\d+)-slim-bookworm AS build$", dockerfile, re.MULTILINE)
+    assert re.search(rf"RUSTUP_TOOLCHAIN={re.escape(tag)}\.\d+ ", dockerfile)
+
+
 def test_the_broker_has_the_values_of_the_one_that_is_tested() -> None:
     ours = dict(
-        line.split(" = ") for line in (DOCKER / "rabbitmq.conf").read_text().splitlines() if " = " in line
+        line.split(" = ")
+        for line in (ROOT / "infra" / "rabbitmq" / "containers.conf").read_text().splitlines()
+        if " = " in line
     )
     for part in ("rabbitmq.conf", "stations.conf", "tls.conf"):
         for line in (ROOT / "infra" / "rabbitmq" / part).read_text().splitlines():
