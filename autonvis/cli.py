@@ -750,7 +750,7 @@ def build_parser() -> argparse.ArgumentParser:
     kinds.add_argument(
         "--increment",
         action="store_true",
-        help="only what is new since the last full backup: seconds, every five minutes",
+        help="only what is new since the last full backup: seconds, every three minutes",
     )
     kinds.add_argument(
         "--whole",

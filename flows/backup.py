@@ -1,4 +1,4 @@
-"""Flow `backup`: the root into the place of the backups, whole each night and what is new every five minutes."""
+"""Flow `backup`: the root into the place of the backups, whole each night and what is new every three minutes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.disk_forecast import note_disk
 from tasks.settings import load_settings
 from tasks.upkeep_artifacts import backup_markdown
 
-WAIT_S = {"full": 900.0, "increment": 240.0, "whole": 900.0}
+WAIT_S = {"full": 900.0, "increment": 60.0, "whole": 900.0}
 """How long to wait for another upkeep: an increment gives up before the next is due."""
 
 export = task(name="export-definitions", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)(

@@ -1,7 +1,7 @@
 """A backup: the files of the root into the store, each content once, and one archive that names them.
 
-A full backup has everything, an increment what is new since the full one before it: every five minutes that bounds what
-a disaster can take. A whole one carries the files within itself, to be taken away. The archive comes last, whole or not
+A full backup has everything, an increment what is new since the full one before it: every three minutes that bounds what
+a disaster can take, also while a full one is made. Each begins by taking into the spool what the broker has queued. A whole one carries the files within itself, to be taken away. The archive comes last, whole or not
 at all; what a killed backup leaves in the store the next one finds and uses.
 """
 
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -29,12 +30,15 @@ from tasks.backup_capture import capture_files, capture_spool
 from tasks.backup_manifest import MANIFEST, FileEntry, Kind, Manifest, Member, all_files
 from tasks.backup_members import gather_broker, gather_catalog, gather_logs, gather_secrets
 from tasks.backup_store import CHUNK_BYTES, STORE, BackupError, Changed, Destination
-from tasks.settings import Settings
+from tasks.landing.mqtt import BrokerUnavailable, drain
+from tasks.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
 STATUS = Path("run/backup.json")
 """What was backed up last, below the home folder, for whoever watches."""
+DRAIN_S = 30.0
+"""How long to wait for another drain, and how long to drain: with the interval of the increments well below five minutes."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,43 @@ def make_backup(
     if not settings.home.is_dir():
         raise BackupError(f"there is nothing to back up: {settings.home} (AUTONVIS_HOME) is no folder")
     destination = Destination(settings.backup_address)
-    with upkeep.turn(settings, f"a backup ({kind})", wait_s=wait_s), _named(settings):
-        made = _make(settings, kind, definitions, destination)
-        _write_status(settings, made)
+    who = f"a backup ({kind})"
+    of = "backup-increment" if kind == "increment" else "backup"
+    with upkeep.turn(settings, who, of=of, wait_s=wait_s), _named(settings):
+        now = datetime.now(UTC)
+        notes = drain_queue(settings)
+        with upkeep.turn(settings, who, is_shared=True, wait_s=wait_s):
+            made = _make(settings, kind, definitions, destination, now, notes)
+        with upkeep.turn(settings, who, of="backup-status"):
+            _write_status(settings, made)
     log.info("%s", made.summary())
     return made
 
 
-def _make(settings: Settings, kind: Kind, definitions: bytes | None, destination: Destination) -> Backup:
-    began_s, now = time.monotonic(), datetime.now(UTC)
+def drain_queue(settings: Settings) -> list[str]:
+    """Takes what the broker has queued into the spool, which is backed up; returns what could not be taken, in a sentence."""
+    if not settings.mqtt_url:
+        return []
+    bounds = {"mqtt_drain_s": DRAIN_S, "mqtt_drain_messages": sys.maxsize}
+    try:
+        drained = drain(settings.model_copy(update=bounds), wait_s=DRAIN_S)
+    except (BrokerUnavailable, SettingsError) as error:
+        return [f"what the broker has queued is not in it: {error}"]
+    if not drained.is_empty:
+        return [f"some of what the broker has queued is not in it: {DRAIN_S:g} s did not suffice to take it"]
+    return []
+
+
+def _make(
+    settings: Settings,
+    kind: Kind,
+    definitions: bytes | None,
+    destination: Destination,
+    now: datetime,
+    notes: list[str],
+) -> Backup:
+    """`now`: the time up to which everything acknowledged is in the spool; `notes`: what is not."""
+    began_s = time.monotonic()
     base_name = _newest(destination, "full") if kind == "increment" else None
     if kind == "increment" and base_name is None:
         log.info("there is no full backup in %s yet: this one is", destination.address)
@@ -101,10 +133,9 @@ def _make(settings: Settings, kind: Kind, definitions: bytes | None, destination
         gather_catalog(settings, members)
         gather_broker(settings, members, definitions)
         files = capture_files(settings, trusted, kept.keep, spooled)
-        notes = []
         if kind != "increment":
             gather_logs(settings, members, now)
-            notes = gather_secrets(settings, members)
+            notes = [*notes, *gather_secrets(settings, members)]
         changed, removed = files, []
         if base is not None:
             before = {entry.path: entry for entry in base.files}
@@ -114,7 +145,7 @@ def _make(settings: Settings, kind: Kind, definitions: bytes | None, destination
             kind=kind, taken_at=now, release=_release(), files=changed, base=base_name, removed=removed, notes=notes,
             members=_describe(members),
         )  # fmt: skip
-        # Names go by the second, and the newest is the one restored: two of one second would have no order.
+        # Names go by the second: two increments of one would have no order.
         newest = max((parse_name(other)[0] for other in destination.archives()), default=now)
         name = archive_name(max(newest, datetime.now(UTC)), kind)
         packed = stage / "archive"

@@ -43,6 +43,7 @@ def kept_archives(
         of_weeks.setdefault(f"{moment:%G-%V}", name)
     kept = {*list(of_days.values())[:daily], *list(of_weeks.values())[:weekly]}
     kept |= {name for name in times if times[name][1] == "whole"}
+    kept |= set(newest_first[:2])  # an increment under way may build on the one before
     since = now - timedelta(days=increments_d)
     for name, (moment, kind) in times.items():
         base = next((full for full in newest_first if full < name), None)
@@ -58,23 +59,34 @@ def prune_backups(settings: Settings, *, now: datetime) -> Pruned:
     """
     destination = Destination(settings.backup_address)
     names = destination.archives()
-    kept = kept_archives(
+    wanted = kept_archives(
         names,
         now=now,
         daily=settings.backup_daily,
         weekly=settings.backup_weekly,
         increments_d=settings.backup_increments_d,
     )
+    kept: dict[str, set[str]] = {}
+    unread = None
+    while wanted:
+        name = wanted.pop()
+        kept[name] = set()
+        try:
+            manifest = read_manifest(destination, name)
+        except BackupError as error:
+            unread = error
+            continue
+        kept[name] = {entry.sha256 for entry in manifest.files}
+        # One that was made while a full one was made builds on the one before that, whatever the order of their names.
+        if manifest.base in names and manifest.base not in kept and manifest.base not in wanted:
+            wanted.append(manifest.base)
     removed = [name for name in names if name not in kept]
     for name in removed:
         destination.remove_archive(name)
-    needed: set[str] = set()
-    try:
-        for name in kept:
-            needed.update(entry.sha256 for entry in read_manifest(destination, name).files)
-    except BackupError as error:
-        log.warning("nothing is removed from the store of %s: %s", destination.address, error)
+    if unread is not None:
+        log.warning("nothing is removed from the store of %s: %s", destination.address, unread)
         return Pruned(removed, 0)
+    needed = set().union(*kept.values())
     last = now - YOUNGEST_REMOVED
     unneeded = [
         sha256 for sha256, age in destination.objects().items() if sha256 not in needed and age < last

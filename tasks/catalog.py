@@ -449,6 +449,19 @@ def cycles(engine: Engine, *, start: datetime | None = None, end: datetime | Non
         return list(session.scalars(query))
 
 
+def cycle_times(engine: Engine, start: datetime, end: datetime) -> set[datetime]:
+    """The valid times in [start, end] of which there is a cycle."""
+    query = select(Cycle.valid_time).where(Cycle.valid_time >= start, Cycle.valid_time <= end)
+    with Session(engine.execution_options(is_reading=True)) as session:
+        return set(session.scalars(query))
+
+
+def first_cycle(engine: Engine) -> datetime | None:
+    """The earliest valid time of which there is a cycle."""
+    with Session(engine.execution_options(is_reading=True)) as session:
+        return session.scalar(select(Cycle.valid_time).order_by(Cycle.valid_time).limit(1))
+
+
 def newest_cycles(engine: Engine, n_cycles: int) -> list[tuple[str, datetime, datetime, list[str]]]:
     """Id, valid time, availability and files of the recorded cycles, newest valid time first; of one time the last recorded."""
     query = select(Cycle.cycle_id, Cycle.valid_time, Cycle.available_until, Cycle.files)

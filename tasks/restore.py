@@ -109,7 +109,7 @@ def choose_archive(destination: Destination, named: str | None, at: datetime | N
     if named is not None and named not in names:
         raise BackupError(f"archive {named} is missing from {destination.address}; the newest is {names[-1]}")
     if at is None:
-        return named or names[-1], []
+        return named or _latest(destination, names), []
     # A name says when the last byte was read: nothing that came later is in the archive.
     before = [name for name in names if parse_name(name)[0] <= at and name <= (named or "~")]
     if not before:
@@ -126,6 +126,18 @@ def choose_archive(destination: Destination, named: str | None, at: datetime | N
         f"{at.isoformat()} is after the newest archive, of {newest.isoformat()}: what arrived since then is in no backup; without "
         "a time that one is restored"
     )
+
+
+def _latest(destination: Destination, names: list[str]) -> str:
+    """The archive of the latest state: an increment that was made while a full one was made has later bytes than that."""
+    latest, taken_at = names[-1], read_manifest(destination, names[-1]).taken_at
+    for name in reversed(names[:-1]):
+        if parse_name(name)[0] < taken_at:  # the end of its making, which began before
+            break
+        manifest = read_manifest(destination, name)
+        if manifest.taken_at > taken_at:
+            latest, taken_at = name, manifest.taken_at
+    return latest
 
 
 def _resolve(source: str) -> tuple[Destination, str | None]:

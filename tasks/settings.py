@@ -146,6 +146,12 @@ class Settings(BaseSettings):
     )
 
     cycle_minutes: int = Field(15, ge=1, le=60, description="Minutes between cycles.")
+    catch_up_h: float = Field(
+        24.0,
+        ge=0,
+        le=720,
+        description="Hours back in which missed cycles are run once their observations have landed; 0 for none.",
+    )
     grid_step_deg: float = Field(1.0, gt=0, le=10, description="Grid spacing of the analysis in degrees.")
     leads_h: str = Field(
         "1,3,6,12,24",

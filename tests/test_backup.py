@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from tasks import catalog, lake, upkeep
 from tasks.backup import STATUS, Backup, make_backup
 from tasks.backup_archive import archive_name, parse_name, read_manifest
-from tasks.backup_members import ENVIRONMENT, SECRET
+from tasks.backup_members import ENVIRONMENT, SECRET, gather_secrets
 from tasks.backup_retention import kept_archives, prune_backups
 from tasks.backup_store import BackupError, Destination
 from tasks.backup_verification import STATUS as VERIFIED
@@ -328,11 +328,45 @@ def test_a_whole_archive_goes_anywhere_by_itself(settings: Settings, tmp_path: P
 
 def test_two_at_once_take_turns(settings: Settings) -> None:
     with (
-        upkeep.turn(settings, "a backup (full)"),
-        pytest.raises(upkeep.Busy, match=r"a backup \(full\) \(process"),
+        upkeep.turn(settings, "a compaction"),
+        pytest.raises(upkeep.Busy, match=r"a compaction \(process"),
     ):
         make_backup(settings, "increment", wait_s=0.2)
+    with (
+        upkeep.turn(settings, "a backup (full)", of="backup"),
+        pytest.raises(upkeep.Busy, match=r"a backup \(full\) \(process"),
+    ):
+        make_backup(settings, wait_s=0.2)
     assert make_backup(settings).kind == "full"
+
+
+def test_increments_go_on_while_a_full_backup_takes_its_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = settings.model_copy(update={"backup_daily": 1, "backup_weekly": 0})
+    make_backup(once)
+    wait_for_next_second()
+    during: list[Backup] = []
+
+    def with_an_increment(of: Settings, folder: Path) -> list[str]:
+        """The last that a full one reads: an increment comes when the spool, read first, has changed since."""
+        if not during:
+            time.sleep(0.01)
+            spool(settings, observations()[-5:], datetime.now(UTC))
+            during.append(make_backup(once, "increment", wait_s=0.2))
+            wait_for_next_second()
+        return gather_secrets(of, folder)
+
+    monkeypatch.setattr("tasks.backup.gather_secrets", with_an_increment)
+    full = make_backup(once)
+    assert during[0].kind == "increment"
+    assert full.archive > during[0].archive
+    assert full.taken_at < during[0].taken_at
+    prune_backups(once, now=datetime.now(UTC))  # its base was replaced meanwhile
+    destroy(settings)
+    restored = restore(once)
+    assert restored.archive == during[0].archive
+    assert land(settings) == 5
 
 
 def test_nothing_to_back_up_and_nowhere_to_go(settings: Settings, tmp_path: Path) -> None:
@@ -495,7 +529,9 @@ def test_what_nobody_needs_leaves_the_store(settings: Settings) -> None:
         path.unlink()
     catalog._open.cache_clear()
     time.sleep(1.1)
-    kept = make_backup(small)
+    make_backup(small)
+    time.sleep(1.1)
+    kept = make_backup(small)  # the one before it stays for an increment under way
     now = datetime.now(UTC)
     pruned = prune_backups(small, now=now)
     assert len(pruned.archives) == 1

@@ -65,6 +65,7 @@ SETTLE_AGAIN_S = 1.0
 IDLE_S = 5.0
 """Silence after which the queue counts as empty when the marker does not come back (publishing not permitted)."""
 RECONNECTS = 3
+LOCK_POLL_S = 0.1
 CLOSE_TIMEOUT_S = 120.0
 """Mosquitto that saves on every change handles about 400 acknowledgements a second."""
 _DISCONNECT = b"\xe0\x00"
@@ -315,13 +316,15 @@ def drain(
     *,
     on_progress: Callable[[int], None] | None = None,
     idle_s: float = IDLE_S,
+    wait_s: float = 0.0,
 ) -> DrainResult:
     """Moves what the broker has queued into sealed segments of `spool/mqtt`.
 
     Ends when everything that was queued at the start is taken (a marker published into the own session comes back),
     after `idle_s` of silence, after about `mqtt_drain_messages` messages, or after `mqtt_drain_s` seconds. Every
     message lands as raw bytes, whatever it holds; it is decoded later. A retained copy lands once. `on_progress` gets
-    the running count after each commit. While another process of this home drains the same session, nothing is done.
+    the running count after each commit. While another process of this home drains the same session, nothing is done:
+    after `wait_s` it is left to that one.
 
     Raises:
         SettingsError: the broker does not know the shared subscription that is asked for.
@@ -331,7 +334,7 @@ def drain(
     """
     directory = settings.spool_root / "mqtt"
     make_durable_directory(directory)
-    with _sole_use(directory / f"{quote(settings.mqtt_client_id, safe='')}.lock") as is_sole:
+    with _sole_use(directory / f"{quote(settings.mqtt_client_id, safe='')}.lock", wait_s) as is_sole:
         if is_sole:
             return _drain(settings, directory, idle_s, on_progress)
     log.info("another process drains session %s", settings.mqtt_client_id)
@@ -339,17 +342,24 @@ def drain(
 
 
 @contextmanager
-def _sole_use(path: Path) -> Iterator[bool]:
+def _sole_use(path: Path, wait_s: float) -> Iterator[bool]:
     """Holds the lock `path` if nobody does: two connections of one session would end each other for ever."""
+    deadline_s = time.monotonic() + wait_s
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not (is_sole := _take(fd)) and time.monotonic() < deadline_s:
+            time.sleep(LOCK_POLL_S)
+        yield is_sole
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(fd)
+        return False
+    return True
 
 
 def _drain(

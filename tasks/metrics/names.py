@@ -53,6 +53,10 @@ CYCLE_OBSERVATIONS = Metric("nvis_cycle_observations", "Observations in the wind
 CYCLE_STATIONS = Metric("nvis_cycle_stations", "Stations in the window of the last nowcast.")
 EFFECTIVE_INDEX = Metric("nvis_cycle_effective_index", "Effective index IG12 of the last nowcast.")
 
+MISSED_CYCLES = Metric(
+    "nvis_missed_cycles", "Missed cycles with observations that the last run of catch-up left for the next."
+)
+
 FLOW_RUNS = Metric("nvis_flow_runs_total", "Flow runs that ended, by flow and outcome.")
 FLOW_DURATION = Metric("nvis_flow_duration_seconds", "Duration of flow runs, in seconds.")
 FLOW_SUCCESS = Metric(

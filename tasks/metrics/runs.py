@@ -103,6 +103,12 @@ def measure_cycle(settings: Settings, cycle: Cycle, skill: pd.DataFrame) -> None
         _show_skill(registry, skill)
 
 
+def measure_missed(settings: Settings, n_left: int) -> None:
+    """Shows the missed cycles that are still to be run."""
+    with ledger(settings, "missed") as registry:
+        Gauge(*names.MISSED_CYCLES, registry=registry).set(n_left)
+
+
 def measure_run(
     settings: Settings, flow: str, outcome: str, duration_s: float, *, now: datetime | None = None
 ) -> None:

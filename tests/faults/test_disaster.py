@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -11,7 +12,9 @@ import pytest
 
 from tasks import catalog
 from tasks.backup import make_backup
+from tasks.landing.mqtt import broker_url, publish_many
 from tasks.restore import restore
+from tasks.settings import Settings
 from tests.faults.conftest import Trial
 from tests.faults.gateway_process import GatewayProcess, sending
 from tests.faults.ledger import land_everything
@@ -62,3 +65,27 @@ def test_what_was_acknowledged_before_the_last_increment_is_there_once(
         stations.wait_for("tcp 202", 1)
     gateway.stop()
     trial.conclude("root destroyed, restored from backups", len(runs))
+
+
+def test_what_waits_in_the_queue_of_the_broker_is_in_the_increment(
+    trial: Trial, mqtt_settings: Settings
+) -> None:
+    """The broker's disk is lost with the host: what no `land` has drained is kept by the increment's own drain."""
+    settings = mqtt_settings.model_copy(update={"backup_to": str(mqtt_settings.home.parent / "backups")})
+    settings.home.mkdir()
+    make_backup(settings)
+    topic = f"nvis/ionograms/{trial.ledger.sounder_id}"
+    runs = trial.runs(2, 20)
+    for _ in runs:
+        items = trial.ledger.items(50)
+        publish_many(broker_url(settings), ((topic, json.dumps(item).encode()) for item in items))
+        trial.ledger.acknowledge(items)
+        acknowledged_at = datetime.now(UTC)
+        made = make_backup(settings, "increment")
+        assert made.notes == []
+        assert made.taken_at >= acknowledged_at
+        catalog._open.cache_clear()
+        shutil.rmtree(settings.home)
+        restore(settings)
+        land_everything(settings)
+    trial.conclude("root destroyed, messages in the broker's queue", len(runs))
