@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts contracts-check lint format learn bench lock clean
+.PHONY: help setup tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts contracts-check lint format learn bench lock sbom clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,14 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 lock:  ## renew constraints.txt (everything) and requirements.txt (of it, what the image needs) from pyproject.toml
 	$(LOCK) --extra dev -o constraints.txt
 	$(LOCK) --extra build --extra s3 -c constraints.txt -o requirements.txt
+
+# Of the packages that the image installs, not of those that are here for development.
+sbom: setup  ## bills of materials (CycloneDX) of what the image holds: build/sbom/python.cdx.json and rust.cdx.json
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/image
+	$(BIN)/uv pip install --quiet --python build/image --require-hashes -r requirements.txt
+	@mkdir -p build/sbom
+	$(BIN)/cyclonedx-py environment build/image --pyproject pyproject.toml --spec-version 1.6 --output-file build/sbom/python.cdx.json
+	$(BIN)/python infra/rust_sbom.py > build/sbom/rust.cdx.json
 
 # One file stays in one process: its tests share servers. Files keep their order, in which the long ones come first: by number of tests, the
 # default, the few long tests of the fault matrix would come last, one after the other.

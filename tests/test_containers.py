@@ -26,13 +26,27 @@ SERVICES: dict[str, Any] = STACK["services"]
 PUBLIC = {"nginx": {"443:8443", "80:8080"}, "rabbitmq": {"8883:8883"}, "gateway": {"8001:8001"}}
 
 
-def test_the_stack_follows_the_compose_specification() -> None:
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [("compose-spec", DOCKER / "compose.yaml"), ("renovate", ROOT / ".github" / "renovate.json")],
+)
+def test_files_follow_the_schemas_of_their_tools(schema: str, path: Path) -> None:
     found = find_spec("check_jsonschema")
     if found is None or found.origin is None:
-        pytest.skip("check-jsonschema, which has the schema, is not installed")
-    schema = Path(found.origin).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
-    faults = list(jsonschema.Draft7Validator(json.loads(schema.read_text())).iter_errors(STACK))
+        pytest.skip("check-jsonschema, which has the schemas, is not installed")
+    vendored = Path(found.origin).parent / "builtin_schemas" / "vendor" / f"{schema}.json"
+    validator = jsonschema.Draft7Validator(json.loads(vendored.read_text()))
+    faults = list(validator.iter_errors(yaml.safe_load(path.read_text())))
     assert not faults, [(list(fault.absolute_path), fault.message[:200]) for fault in faults]
+
+
+def test_the_image_installs_a_part_of_what_is_tested() -> None:
+    everything, image = (
+        set(re.findall(r"^[A-Za-z0-9].*?==\S+", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("constraints.txt", "requirements.txt")
+    )
+    assert image < everything
+    assert not any(re.match(r"(pytest|mypy|ruff|atheris)==", one) for one in image)
 
 
 def test_the_dockerfile_passes_its_linter() -> None:
@@ -56,7 +70,7 @@ def test_every_container_is_hardened_and_checked(name: str) -> None:
     if service["image"].startswith("autonvis:"):
         assert service["user"] == "1000:1000"
     else:
-        assert re.fullmatch(r"[a-z0-9/-]+:v?\d+\.\d+[\w.-]*", service["image"]), (
+        assert re.fullmatch(r"[a-z0-9/-]+:v?\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?", service["image"]), (
             "a version, not what is newest"
         )
     if name != "deployments":  # it ends
@@ -106,7 +120,9 @@ def test_backups_have_a_place_in_the_worker_beside_the_home_folder() -> None:
 
 def test_one_image_is_built_by_one_toolchain() -> None:
     dockerfile = (DOCKER / "Dockerfile").read_text()
-    (tag,) = re.findall(r"^FROM rust:(\d+\.\d+)-slim-bookworm AS build$", dockerfile, re.MULTILINE)
+    (tag,) = re.findall(
+        r"^FROM rust:(\d+\.\d+)-slim-bookworm(?:@sha256:[0-9a-f]{64})? AS build$", dockerfile, re.MULTILINE
+    )
     assert re.search(rf"RUSTUP_TOOLCHAIN={re.escape(tag)}\.\d+ ", dockerfile)
 
 
