@@ -464,8 +464,16 @@ def _prepare_nats(directory: Path, parameters: dict[str, Any]) -> _Launch:
     )
     if program is None:
         raise NotInstalled("NATS is not installed")
-    _configure("nats/nats.conf", directory, {**parameters, "directory": directory})
-    return _Launch([program, "-c", str(directory / "nats.conf")], dict(os.environ), "nats-server")
+    metrics_port = free_port()
+    _configure(
+        "nats/nats.conf", directory, {**parameters, "metrics_port": metrics_port, "directory": directory}
+    )
+    return _Launch(
+        [program, "-c", str(directory / "nats.conf")],
+        dict(os.environ),
+        "nats-server",
+        f"http://127.0.0.1:{metrics_port}/jsz?streams=true",
+    )
 
 
 def _configure(template: str, directory: Path, values: dict[str, Any]) -> Path:

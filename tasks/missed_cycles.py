@@ -6,13 +6,13 @@ import logging
 import time
 from datetime import datetime, timedelta
 
-import httpx
 import pandas as pd
 
 from tasks import catalog, lake
 from tasks.curation import pending_batches
 from tasks.cycles import CyclePlan, newest_valid_time, plan_cycle
-from tasks.metrics.state import broker_queue_length
+from tasks.landing.mqtt import BrokerUnavailable
+from tasks.metrics.broker_queue import broker_queue_length
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def wait_until_landed(settings: Settings, patience_s: float) -> bool:
 def _is_landed(settings: Settings) -> bool:
     try:
         n_queued = broker_queue_length(settings) or 0
-    except httpx.HTTPError:  # it is down: what it holds comes when it is up
+    except BrokerUnavailable:  # it is down: what it holds comes when it is up
         n_queued = 0
     # Up to that many are what one run of `land` takes, as it does each minute.
     return n_queued <= settings.mqtt_drain_messages and not pending_batches(settings)

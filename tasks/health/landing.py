@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-import httpx
-
 from tasks import catalog
 from tasks.health.finding import Finding, Level, duration
-from tasks.metrics.state import broker_queue_length
+from tasks.landing.mqtt import BrokerUnavailable
+from tasks.metrics.broker_queue import broker_queue_length
 from tasks.settings import Settings
 
 OVERDUE = timedelta(minutes=15)
@@ -27,7 +26,7 @@ def check_spool(settings: Settings, now: datetime) -> Iterator[Finding]:
     age_s = now.timestamp() - oldest_s
     try:
         queued = broker_queue_length(settings)
-    except httpx.HTTPError:
+    except BrokerUnavailable:
         queued = None  # that the broker does not answer is said elsewhere
     told = f"{len(waiting)} segments wait in the spool" + (
         "" if queued is None else f", {queued} messages in the queue"

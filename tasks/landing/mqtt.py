@@ -19,7 +19,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -252,6 +252,30 @@ def ping(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
     )
     connection.close()
     connection.abort()
+
+
+def read_retained(
+    url: str, topics: Sequence[str], *, timeout_s: float = CONNECT_TIMEOUT_S
+) -> dict[str, bytes]:
+    """What the broker keeps under each of the topics.
+
+    Raises:
+        BrokerUnavailable: see the message; also where it keeps nothing under one of them.
+    """
+    client_id = f"autonvis-read-{secrets.token_hex(4)}"
+    connection = _connect(url, client_id, clean_session=True, timeout_s=timeout_s)
+    found: dict[str, bytes] = {}
+
+    def has_all() -> bool:
+        found.update({str(_topic(message)): bytes(message.payload) for message in connection.take()})
+        return found.keys() >= set(topics)
+
+    try:
+        connection.subscribe(topics)
+        connection.wait_for(has_all, f"what it keeps under {', '.join(topics)}", timeout_s)
+    finally:
+        connection.abort()
+    return found
 
 
 def publish_many(

@@ -10,19 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.parser import text_string_to_metric_families
 
+from tasks.landing.mqtt import BrokerUnavailable
 from tasks.landing.spool import count_records
 from tasks.metrics import names
+from tasks.metrics.broker_queue import broker_queue_length
 from tasks.process_identity import find_process
 from tasks.settings import Settings
-
-BROKER_TIMEOUT_S = 2.0
-BROKER_QUEUE = "rabbitmq_queue_messages"
 
 
 class State:
@@ -130,30 +127,10 @@ def system_processes(settings: Settings) -> list[dict[str, Any]]:
     return processes
 
 
-def broker_queue_length(settings: Settings) -> int | None:
-    """Messages in the queues of the system's own RabbitMQ; None for other brokers, which do not say.
-
-    Raises:
-        httpx.HTTPError: it does not answer.
-    """
-    broker = _json(settings.home / "run" / "broker.json")
-    url = None if broker is None else broker.get("metrics_url")
-    if url is None:
-        return None
-    page = httpx.get(url, timeout=BROKER_TIMEOUT_S).raise_for_status().text
-    values = [
-        sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name == BROKER_QUEUE
-    ]
-    return int(sum(values))
-
-
 def _queue(settings: Settings) -> Iterator[Metric]:
     try:
         length = broker_queue_length(settings)
-    except httpx.HTTPError:  # that it is down shows in nvis_process_up
+    except BrokerUnavailable:  # that it is down shows in nvis_process_up
         return
     if length is not None:
         yield GaugeMetricFamily(*names.QUEUE, value=length)

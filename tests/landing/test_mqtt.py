@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from services.broker import KINDS, Broker, Kind
+from services.broker import KINDS, Broker, Kind, NotInstalled, start_broker
 from tasks.landing import mqtt, spool
 from tasks.landing.mqtt import BrokerUnavailable, DrainResult, broker_url, create_session, drain, publish_many
 from tasks.landing.spool import Record, SpoolError, read_segment, recover, sealed_segments
-from tasks.metrics.state import broker_queue_length
+from tasks.metrics.broker_queue import broker_queue_length
 from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,18 +250,32 @@ def test_broker_url_without_a_broker(tmp_path: Path) -> None:
         broker_url(Settings(home=tmp_path, mqtt_url=None))
 
 
-def test_rabbitmq_says_how_many_messages_wait(broker_of: Callable[[Kind], Broker]) -> None:
-    broker = broker_of("rabbitmq")
-    settings = Settings(home=broker.home)
-    already, before = broker_queue_length(settings), None
-    assert already is not None
-    while already != before:  # what an earlier test left may still be going
-        time.sleep(6)
-        already, before = broker_queue_length(settings), already
-    create_session(broker.consumer_url, "autonvis-counted")
-    publish_many(broker.url, [("nvis/ionograms/TST01", b"{}")] * 25)
-    deadline_s = time.monotonic() + 60  # RabbitMQ counts every 5 s
-    # Each session that waits, of other tests too, has its copy.
-    while (more := (broker_queue_length(settings) or 0) - (already or 0)) <= 0 or more % 25:
-        assert time.monotonic() < deadline_s, more
-        time.sleep(0.5)
+@pytest.mark.parametrize("kind", ["rabbitmq", "mosquitto", "nats"])
+def test_a_broker_says_how_many_messages_wait(kind: Kind, tmp_path: Path) -> None:
+    """One of its own: sessions of other tests keep messages too."""
+    try:
+        broker = start_broker(tmp_path / "home", kind=kind)
+    except NotInstalled as error:
+        pytest.skip(str(error))
+    of_broker = Settings(home=broker.home)
+
+    def wait_for(length: int) -> None:
+        deadline_s = time.monotonic() + 60  # RabbitMQ and Mosquitto count every 5 s
+        while (said := broker_queue_length(of_broker)) != length:
+            assert time.monotonic() < deadline_s, said
+            time.sleep(0.5)
+
+    try:
+        settings = settings_for(broker, tmp_path)
+        create_session(broker.consumer_url, settings.mqtt_client_id)
+        publish_many(broker.url, [("nvis/ionograms/TST01", b"{}")] * 25)
+        wait_for(25)
+        assert drain(settings).n_messages == 25
+        wait_for(0)
+    finally:
+        broker.stop()
+    assert broker_queue_length(of_broker) is None
+
+
+def test_a_broker_that_does_not_say_has_no_queue_length(broker_of: Callable[[Kind], Broker]) -> None:
+    assert broker_queue_length(Settings(home=broker_of("embedded").home)) is None
