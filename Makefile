@@ -44,8 +44,8 @@ down:  ## stop the live system
 backup: setup  ## back up the root; TO=path or URL, KIND=increment or whole
 	@$(if $(TO),AUTONVIS_BACKUP_TO='$(TO)') $(BIN)/autonvis backup $(if $(KIND),--$(KIND))
 
-restore: setup  ## make the root again from a backup; FROM=path or URL, AT=time, OVERWRITE=1
-	@$(BIN)/autonvis restore $(if $(FROM),'$(FROM)') $(if $(AT),--at '$(AT)') $(if $(OVERWRITE),--overwrite)
+restore: setup  ## make the root again from a backup; FROM=path or URL, AT=time, OVERWRITE=1, PREFECT=postgresql://…
+	@$(BIN)/autonvis restore $(if $(FROM),'$(FROM)') $(if $(AT),--at '$(AT)') $(if $(OVERWRITE),--overwrite) $(if $(PREFECT),--prefect '$(PREFECT)')
 
 health: setup  ## look at the live system: what is wrong, and the next step
 	@$(BIN)/autonvis health

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Engine, delete, func, insert, make_url, select
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import URL, Engine, delete, func, insert, make_url, select
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from tasks import catalog
 from tasks.backup_store import BackupError
@@ -17,6 +19,7 @@ from tasks.backup_store import BackupError
 PAGES_AT_ONCE = 4_096  # 16 MB: a writer waits no longer than this takes to copy
 ROWS_AT_ONCE = 1_000
 DUMP_TIMEOUT_S = 1_800
+PREFECT_DUMP = "prefect.pgdump"
 SECRET_TABLES = ("block_document", "configuration")
 """Of Prefect: contents of blocks, and the key that they are encrypted with beside them."""
 
@@ -98,19 +101,100 @@ def copy_prefect(address: str, folder: Path, *, with_secrets: bool) -> Path:
         if not with_secrets:
             _without_secrets(target)
         return target
-    program = shutil.which("pg_dump")
-    if program is None:
-        raise BackupError("pg_dump is not installed: Prefect's database on PostgreSQL cannot be copied")
-    target = folder / "prefect.pgdump"
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    target = folder / PREFECT_DUMP
     excluded = [] if with_secrets else [f"--exclude-table-data={table}" for table in SECRET_TABLES]
+    _run(
+        "pg_dump", "--format=custom", "--no-owner", "--no-privileges", *excluded, f"--file={target}", url=url
+    )
+    return target
+
+
+def prefect_url(address: str) -> URL:
+    """Of a database on PostgreSQL, with or without the name of a driver.
+
+    Raises:
+        BackupError: it is none.
+    """
+    try:
+        url = make_url(address)
+    except ArgumentError as error:
+        raise BackupError(f"{address!r} is no address of a database: {error}") from error
+    if url.get_backend_name() != "postgresql":
+        raise BackupError(
+            f"{url.render_as_string()} is not on PostgreSQL: on SQLite Prefect's database is restored with the root, by itself"
+        )
+    return url.set(drivername="postgresql")
+
+
+def is_empty(url: URL) -> bool:
+    """Whether the schema `public` of a database on PostgreSQL holds no table.
+
+    Raises:
+        BackupError: it cannot be reached.
+    """
+    count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    return _run("psql", "--no-psqlrc", "--tuples-only", f"--command={count}", url=url).strip() == "0"
+
+
+def load_prefect(dump: Path, url: URL, now: datetime) -> str | None:
+    """Puts a dump of Prefect's database into a database, in one transaction; returns the schema that holds what was there before.
+
+    Raises:
+        BackupError: nothing of it is done.
+    """
+    replaced = None if is_empty(url) else f"replaced_{now:%Y%m%dt%H%M%Sz}"
+    script = dump.with_suffix(".sql")
+    try:
+        _run("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(dump))
+        if replaced is not None:
+            script.write_text(ASIDE.format(replaced=replaced) + script.read_text())
+        quiet = (
+            "--no-psqlrc",
+            "--quiet",
+            "--single-transaction",
+            "--set=ON_ERROR_STOP=1",
+            f"--file={script}",
+        )
+        _run("psql", *quiet, url=url)
+    finally:
+        script.unlink(missing_ok=True)
+    return replaced
+
+
+ASIDE = """
+ALTER SCHEMA public RENAME TO {replaced};
+CREATE SCHEMA public;
+DO $$ DECLARE one record; BEGIN
+  FOR one IN SELECT extname FROM pg_extension WHERE extnamespace = '{replaced}'::regnamespace LOOP
+    EXECUTE format('ALTER EXTENSION %I SET SCHEMA public', one.extname);
+  END LOOP;
+END $$;
+"""
+"""Everything in a schema apart, and the extensions, of which a database has each once, where the dump expects them."""
+
+
+def _run(program: str, *arguments: str, url: URL | None = None) -> str:
+    """What a tool of PostgreSQL says; the password is not among its arguments, which everybody on the host can read.
+
+    Raises:
+        BackupError: it is not installed, or fails.
+    """
+    found = shutil.which(program)
+    if found is None:
+        raise BackupError(f"{program} is not installed: Prefect's database on PostgreSQL needs it")
+    environment = dict(os.environ)
+    if url is not None:
+        if url.password is not None:
+            environment["PGPASSWORD"] = str(url.password)
+        plain = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+        arguments = (*arguments, f"--dbname={plain.render_as_string()}")
     done = subprocess.run(
-        [program, "--format=custom", "--no-owner", "--no-privileges", *excluded, f"--file={target}", plain],
-        capture_output=True, text=True, timeout=DUMP_TIMEOUT_S,
+        [found, *arguments],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DUMP_TIMEOUT_S,
     )  # fmt: skip
     if done.returncode:
-        raise BackupError(f"pg_dump of Prefect's database failed: {done.stderr.strip()}")
-    return target
+        raise BackupError(f"{program} of Prefect's database failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _without_secrets(path: Path) -> None:

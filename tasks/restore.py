@@ -13,8 +13,10 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+
+from sqlalchemy import URL
 
 from tasks import age_file, catalog, database_copy, root_swap
 from tasks.backup_archive import parse_name, read_manifest, unpack
@@ -54,7 +56,12 @@ class Restored:
 
 
 def restore(
-    settings: Settings, source: str | None = None, at: datetime | None = None, *, overwrite: bool = False
+    settings: Settings,
+    source: str | None = None,
+    at: datetime | None = None,
+    *,
+    overwrite: bool = False,
+    prefect: str | None = None,
 ) -> Restored:
     """Makes the root of the settings again.
 
@@ -62,6 +69,8 @@ def restore(
         source: where the backups are, or the path of one archive; default the settings'.
         at: the state of this time; default that of the newest archive, or of the one named.
         overwrite: replace a root that holds something; it is kept beside.
+        prefect: address of a database on PostgreSQL that Prefect's goes into, where the backup has a dump of one; by default
+            the dump is left for a person.
 
     Raises:
         BackupError: no fitting archive, or one that is damaged or incomplete; another passphrase; no space; a root that
@@ -69,8 +78,9 @@ def restore(
     """
     began_s = time.monotonic()
     destination, named = _resolve(source or settings.backup_address)
+    prefect_url = None if prefect is None else database_copy.prefect_url(prefect)
     if not overwrite:
-        _check_empty(settings)
+        _check_empty(settings, prefect_url)
     name, later = choose_archive(destination, named, at)
     manifest = read_manifest(destination, name)
     base = _read_base(destination, name, manifest)
@@ -81,6 +91,7 @@ def restore(
         replayed = None
         if at is not None:
             replayed = replay_until(destination, staged, files, at, later)
+        notes += _load_databases(settings, staged, prefect_url)
         os.sync()  # all of it, once, before it takes the place of anything
         notes += _swap(settings, staged)
     return Restored(
@@ -162,7 +173,7 @@ def _read_base(destination: Destination, name: str, manifest: Manifest) -> Manif
         raise BackupError(f"increment {name} builds on an archive that cannot be used: {error}") from error
 
 
-def _check_empty(settings: Settings) -> None:
+def _check_empty(settings: Settings, prefect: URL | None) -> None:
     for root in {settings.home, settings.lake_root}:
         held = next((path for path in root.iterdir() if path.name != "run"), None) if root.is_dir() else None
         if held is not None:
@@ -173,6 +184,11 @@ def _check_empty(settings: Settings) -> None:
     if settings.database_url is not None and database_copy.n_catalog_rows(catalog.open_catalog(settings)):
         raise BackupError(
             "the catalog of AUTONVIS_DATABASE_URL is not empty: give --overwrite to replace its rows"
+        )
+    if prefect is not None and not database_copy.is_empty(prefect):
+        raise BackupError(
+            f"the database {prefect.render_as_string()} is not empty: give --overwrite to replace what it holds, it is kept in a "
+            "schema beside; or leave --prefect out, and the dump for later"
         )
 
 
@@ -274,13 +290,35 @@ def _merge(older: Path, newer: Path) -> None:
             path.rename(target)
 
 
-def _swap(settings: Settings, staged: Settings) -> list[str]:
-    """The staged root in the place of the old one; returns where the old one went."""
+def _load_databases(settings: Settings, staged: Settings, prefect: URL | None) -> list[str]:
+    """What belongs on a database server, there; returns what was done."""
     notes = []
+    dump = staged.home / RESTORED / database_copy.PREFECT_DUMP
+    if prefect is not None:
+        if not dump.is_file():
+            raise BackupError(
+                f"the backup has no dump of Prefect's database for {prefect.render_as_string()}: leave --prefect out"
+            )
+        replaced = database_copy.load_prefect(dump, prefect, datetime.now(UTC))
+        dump.unlink()
+        notes.append(
+            "Prefect's runs are in its database"
+            + (f"; what was there before is in its schema {replaced}" if replaced is not None else "")
+        )
+    elif dump.is_file():
+        notes.append(
+            f"{RESTORED}/{dump.name} is Prefect's database: --prefect URL puts it into one on PostgreSQL"
+        )
     if settings.database_url is not None:
         database_copy.load_catalog(staged.home / "catalog.db", catalog.open_catalog(settings))
         (staged.home / "catalog.db").unlink()
         notes.append("the rows of the catalog are in AUTONVIS_DATABASE_URL")
+    return notes
+
+
+def _swap(settings: Settings, staged: Settings) -> list[str]:
+    """The staged root in the place of the old one; returns where the old one went."""
+    notes = []
     pairs = [(staged.home, settings.home)]
     if settings.lake is not None:
         pairs.insert(0, (staged.lake_root, settings.lake_root))

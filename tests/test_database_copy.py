@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -91,6 +92,66 @@ def test_prefects_database_on_postgresql_is_dumped_without_its_secrets(database:
         assert ("hunter2" in said.stdout) is with_secrets
     with pytest.raises(BackupError, match="pg_dump of Prefect's database failed"):
         copy_prefect(address.replace("backup_", "nosuch_"), tmp_path, with_secrets=True)
+
+
+def test_prefects_database_comes_back_into_one_that_is_given(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("pg_dump") is None:
+        pytest.skip("pg_dump is not installed")
+    engine = create_engine(
+        database.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
+    )
+
+    def say(statement: str) -> list[str]:
+        with engine.connect() as connection:
+            found = connection.execute(text(statement))
+            return [row[0] for row in found] if found.returns_rows else []
+
+    say("CREATE EXTENSION pg_trgm")  # Prefect's indexes need it
+    say("CREATE TABLE flow_run (name TEXT)")
+    say("CREATE INDEX trigram ON flow_run USING gin (name gin_trgm_ops)")
+    say("INSERT INTO flow_run VALUES ('nowcast')")
+    monkeypatch.setenv(
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL", database.replace("postgresql:", "postgresql+asyncpg:")
+    )
+    settings = Settings(
+        home=tmp_path / "var",
+        backup_to=str(tmp_path / "backups"),
+        backup_passphrase=SecretStr("correct horse battery"),
+    )
+    settings.home.mkdir()
+    make_backup(settings)
+    elsewhere = settings.model_copy(update={"home": tmp_path / "other"})
+
+    say("INSERT INTO flow_run VALUES ('since then')")
+    with pytest.raises(BackupError, match=r"is not empty: give --overwrite .* kept in a schema beside"):
+        restore(elsewhere, prefect=database)
+    assert not elsewhere.home.exists()
+    untouched = restore(elsewhere)  # a drill, and verify-backup, leave the live database alone
+    assert (elsewhere.home / "restored" / "prefect.pgdump").is_file()
+    assert any("--prefect URL" in note for note in untouched.notes)
+    assert say("SELECT name FROM flow_run ORDER BY name") == ["nowcast", "since then"]
+
+    restored = restore(
+        elsewhere, overwrite=True, prefect=database.replace("postgresql:", "postgresql+asyncpg:")
+    )
+    assert say("SELECT name FROM flow_run") == ["nowcast"]
+    assert say("SELECT name FROM flow_run WHERE name % 'nowcast'") == ["nowcast"]
+    (schema,) = say("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'replaced%'")
+    assert say(f"SELECT name FROM {schema}.flow_run ORDER BY name") == ["nowcast", "since then"]
+    assert any(schema in note for note in restored.notes)
+    assert not (elsewhere.home / "restored" / "prefect.pgdump").exists()
+
+    say("DROP SCHEMA public CASCADE")
+    say("CREATE SCHEMA public")
+    restore(elsewhere, overwrite=True, prefect=database)  # an empty one
+    assert say("SELECT name FROM flow_run") == ["nowcast"]
+    engine.dispose()
+    with pytest.raises(BackupError, match="is not on PostgreSQL"):
+        restore(elsewhere, overwrite=True, prefect="sqlite:///x.db")
+    with pytest.raises(BackupError, match="psql of Prefect's database failed"):
+        restore(elsewhere, overwrite=True, prefect="postgresql://postgres@127.0.0.1:5432/nosuch")
 
 
 def test_a_copy_is_of_one_moment_while_others_write(tmp_path: Path) -> None:

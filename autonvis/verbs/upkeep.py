@@ -47,6 +47,11 @@ def add(verbs: Verbs) -> None:
     sub.add_argument(
         "--overwrite", action="store_true", help="replace a root that is not empty; it is kept beside"
     )
+    sub.add_argument(
+        "--prefect",
+        metavar="URL",
+        help="put Prefect's runs into this database on PostgreSQL, such as postgresql://user@host/prefect; on SQLite they come by themselves",
+    )
     sub = verbs.add(
         "verify-backup",
         run_verify_backup,
@@ -92,7 +97,9 @@ def run_restore(settings: Settings, arguments: argparse.Namespace) -> None:
     if status(settings) or running_broker(settings.home) is not None:
         raise ValueError(f"the system of {settings.home} is up: `make down` stops it; then restore")
     at = parse_time(arguments.at, "--at") if arguments.at else None
-    restored = restore(settings, arguments.source, at, overwrite=arguments.overwrite)
+    restored = restore(
+        settings, arguments.source, at, overwrite=arguments.overwrite, prefect=arguments.prefect
+    )
     print(restored.summary().replace("; ", "\n"))
     print("`make up` starts it")
 
