@@ -21,6 +21,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,7 @@ DURABILITY: dict[Kind, str] = {
 PORT_WAIT_S = 5.0
 END_WAIT_S = 10.0
 """A broker that was killed is gone, with its ports, within this time."""
+RELOAD_TIMEOUT_S = 60.0
 HEADER_BYTES = 64 * 2**10
 INFRA = Path(__file__).resolve().parents[1] / "infra"
 """Configuration of each kind, with `$names` for what differs from system to system."""
@@ -409,6 +411,23 @@ def rabbitmq_control(broker: Broker, *command: str, timeout_s: float) -> None:
     )
     if done.returncode:
         raise BrokerError(f"rabbitmqctl {command[0]}: {(done.stderr or done.stdout).strip()}")
+
+
+def reload_certificate(broker: Broker) -> None:
+    """Has the broker give stations that connect later its certificate as the files are now; open connections go on.
+
+    Raises:
+        BrokerError: it has none, or does not read it.
+    """
+    if not broker.is_tls:
+        raise BrokerError(
+            f"the {broker.kind} of {broker.home} takes stations without TLS: it has no certificate"
+        )
+    if broker.kind == "rabbitmq":
+        # It would look by itself, within two minutes.
+        rabbitmq_control(broker, "eval", "ssl:clear_pem_cache().", timeout_s=RELOAD_TIMEOUT_S)
+    else:
+        os.kill(broker.pid, signal.SIGHUP)
 
 
 def _rabbitmq_hash(password: str) -> str:

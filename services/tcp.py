@@ -15,6 +15,7 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ LINE_TIMEOUT_S = 30.0
 """A line that was begun must end within this time, and an answer must be taken within it."""
 STOP_TIMEOUT_S = 10.0
 HANDSHAKE_TIMEOUT_S = 15.0
+RENEWAL_POLL_S = 10.0
 OPENING = {"credential", "dataset"}
 
 
@@ -64,10 +66,13 @@ class LineServer:
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._is_stopping = False
         self._server: asyncio.Server | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Begins to accept."""
         tls = tls_context(self.door.settings)
+        if tls is not None:
+            self._renewal = asyncio.create_task(_keep_renewed(tls, self.door.settings))
         self._server = await asyncio.start_server(
             self._accept,
             sock=listener,
@@ -80,6 +85,8 @@ class LineServer:
     async def stop(self) -> None:
         """Answers the lines it has taken, then ends every connection."""
         self._is_stopping = True
+        if self._renewal is not None:
+            self._renewal.cancel()
         if self._server is not None:
             self._server.close()
         for task, connection in self._connections.items():
@@ -243,6 +250,34 @@ class LineServer:
             lines.append(refused or _line({"receipts": receipts[done : done + answer]}))
             done += answer
         return b"".join(lines)
+
+
+async def _keep_renewed(context: ssl.SSLContext, settings: Settings) -> None:
+    """Gives connections that come later the certificate that has replaced the one in use; open ones go on."""
+    known = _signature(settings)
+    while True:
+        await asyncio.sleep(RENEWAL_POLL_S)
+        found = _signature(settings)
+        if found == known:
+            continue
+        known = found
+        try:
+            # Apart first: a key that does not fit its certificate yet would leave the one in use with neither.
+            tls_context(settings)
+            context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key))
+        except (SettingsError, OSError) as error:
+            log.error("event=certificate_refused the one before stays in use; %s", error)
+        else:
+            log.info("event=certificate_renewed")
+
+
+def _signature(settings: Settings) -> list[tuple[int, int]]:
+    """Which files the certificate and its key are now; empty while one is being replaced."""
+    try:
+        found = [Path(str(path)).stat() for path in (settings.tls_cert, settings.tls_key)]
+    except OSError:
+        return []
+    return [(one.st_ino, one.st_mtime_ns) for one in found]
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

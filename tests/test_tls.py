@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +142,83 @@ def test_the_authority_stays_when_a_certificate_is_renewed(
     for wrong in ("a b", "../x", ""):
         with pytest.raises(ValueError, match="neither a host name nor an address"):
             make_certificate(tmp_path, [wrong])
+
+
+def serial(host: str, port: int, certificate: Certificate) -> str:
+    """Of the certificate that a connection is given now."""
+    context = ssl.create_default_context(cafile=str(certificate.authority))
+    with (
+        socket.create_connection((host, port), 10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as wrapped,
+    ):
+        found = wrapped.getpeercert()
+        assert found is not None
+        return str(found["serialNumber"])
+
+
+def wait_for_another(before: str, host: str, port: int, certificate: Certificate) -> None:
+    deadline_s = time.monotonic() + 30
+    while serial(host, port, certificate) == before:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
+def test_the_broker_takes_a_renewed_certificate_and_drops_nobody(
+    broker: Broker,
+    certificate: Certificate,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, _, port = broker.stations.partition(":")
+    before = serial(host, int(port), certificate)
+    context = ssl.create_default_context(cafile=str(certificate.authority))
+    with (
+        socket.create_connection((host, int(port)), 10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as open_one,
+    ):
+        make_certificate(certificate.authority.parent, ["localhost", "127.0.0.1"])
+        monkeypatch.setenv("AUTONVIS_HOME", str(broker.home))
+        main(["reload-certificates"])
+        assert "that connect from now on" in capsys.readouterr().out
+        wait_for_another(before, host, int(port), certificate)
+        credential = register(broker, "STAYS")
+        open_one.sendall(connect_packet("STAYS", credential))
+        assert open_one.recv(1) == b"\x20"  # CONNACK, on the connection of before
+
+
+def connect_packet(user: str, password: str) -> bytes:
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(2, "big") + value.encode()
+
+    body = text("MQTT") + b"\x04\xc2\x00\x3c" + text(user) + text(user) + text(password)
+    return b"\x10" + bytes([len(body)]) + body
+
+
+def test_json_lines_take_a_renewed_certificate_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.tcp.RENEWAL_POLL_S", 0.1)
+    made = make_certificate(tmp_path / "tls", ["localhost"])
+    other = make_certificate(tmp_path / "other", ["localhost"])
+    server = Server(tmp_path / "home", tls_cert=made.certificate, tls_key=made.key)
+    try:
+        before = serial("127.0.0.1", server.port, made)
+        context = ssl.create_default_context(cafile=str(made.authority))
+        with (
+            socket.create_connection(("127.0.0.1", server.port), 10) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as open_one,
+        ):
+            whole = made.key.read_bytes()
+            made.key.write_bytes(other.key.read_bytes())  # of another certificate
+            time.sleep(0.5)
+            assert serial("127.0.0.1", server.port, made) == before
+            made.key.write_bytes(whole)
+            make_certificate(tmp_path / "tls", ["localhost"])
+            wait_for_another(before, "127.0.0.1", server.port, made)
+            open_one.sendall(json.dumps(IONOGRAM).encode() + b"\n")
+            assert b'"accepted"' in open_one.recv(65_536)
+    finally:
+        server.stop()
 
 
 def test_settings_that_are_half_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,13 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("names", nargs="+", metavar="NAME", help="host names and addresses of the server")
     sub.add_argument("--days", type=int, default=397, help="validity of the server certificate (default 397)")
     verbs.add(
+        "reload-certificates",
+        reload_certificates,
+        "After the files of AUTONVIS_TLS_CERT and AUTONVIS_TLS_KEY were renewed: have the broker use them for stations that connect "
+        "from now on. The gateway does so by itself.",
+        "certbot renew --deploy-hook 'autonvis reload-certificates'",
+    )
+    verbs.add(
         "mosquitto-users",
         show_mosquitto_users,
         "Print the stations' lines for the password file of a Mosquitto of your own.",
@@ -125,6 +132,16 @@ def make_certificates(_: Settings, arguments: argparse.Namespace) -> None:
         "away from the network",
         file=sys.stderr,
     )
+
+
+def reload_certificates(settings: Settings, _: argparse.Namespace) -> None:
+    from services.broker import reload_certificate, running_broker
+
+    broker = running_broker(settings.home)
+    if broker is None:
+        raise ValueError(f"no broker of {settings.home} runs: it reads the certificate when `make up` starts it")
+    reload_certificate(broker)
+    print(f"{broker.kind} gives stations that connect from now on the certificate as it is now; the gateway looks by itself")
 
 
 def show_mosquitto_users(settings: Settings, _: argparse.Namespace) -> None:
