@@ -8,17 +8,21 @@ While no worker runs, each schedule goes on: after a night there are hundreds of
 all of them would have done.
 
 Where there are several workers, each begins again what another had begun that is not heard any more.
+
+A server that is away is waited for. Prefect's worker gives up after some minutes and ends; ours then begins anew. What could not be
+told meanwhile, that a run has ended, is told when the server is back.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import socket
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,7 +40,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectException
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from autonvis.system import WORK_POOL
@@ -48,21 +52,35 @@ WORKER = "prefect.worker.name"
 """Label of a run: who started it."""
 BEGUN_AT_MOST = 3
 """A run that was begun so often is closed, not begun again: it may be what its workers died of."""
+SETTLED = timedelta(minutes=1)
+"""A run that has been in its state for so long has its process, or has lost it."""
+HEARTBEATS = 3
+"""Without as many a worker counts as lost."""
+SERVER_POLL_S = 1.0
+GAVE_UP = 1
+"""Exit code of Prefect's worker when the server was away for too long."""
 
 
-def close_abandoned_runs(client: SyncPrefectClient, worker_name: str) -> list[FlowRun]:
+def close_abandoned_runs(
+    client: SyncPrefectClient, worker_name: str, before: datetime | None = None
+) -> list[FlowRun]:
     """Sets to CRASHED the unfinished runs that worker `worker_name` of this host started and whose process is gone.
 
     Runs of other workers are left alone, and so is one that has outlived its worker: it ends by itself.
+
+    Args:
+        before: only runs that were in their state by then: a worker may be about to start the others.
     """
     alive = _runs_alive()
     abandoned = [
         run
         for run in _unfinished_runs(client)
-        if run.labels.get(WORKER) == worker_name and str(run.id) not in alive
+        if run.labels.get(WORKER) == worker_name
+        and str(run.id) not in alive
+        and (before is None or (run.state is not None and run.state.timestamp < before))
     ]
     for run in abandoned:
-        state: State[Any] = Crashed(message=f"worker {worker_name} and the process of this run were killed")
+        state: State[Any] = Crashed(message="the process of this run is gone, and nobody could say so")
         client.set_flow_run_state(run.id, state, force=True)
     return abandoned
 
@@ -140,16 +158,52 @@ def _runs_alive() -> set[str]:
     return alive
 
 
-def _keep_taking_over(worker_name: str) -> None:
-    """`take_over` with every heartbeat; what hinders it is said and tried again."""
-    with get_client(sync_client=True) as client:
+def _close_and_skip(client: SyncPrefectClient, worker_name: str, before: datetime | None = None) -> None:
+    """What is to be done when nobody has looked for a while."""
+    for run in close_abandoned_runs(client, worker_name, before):
+        print(f"run {run.name} {run.id} had lost its process: now CRASHED", flush=True)
+    skipped = skip_missed_runs(client, datetime.now(UTC))
+    if skipped:
+        print(
+            f"{len(skipped)} runs were missed while no worker ran: now CANCELLED, the newest of each deployment runs",
+            flush=True,
+        )
+
+
+def _keep_watch(worker_name: str) -> None:
+    """With every heartbeat closes the runs that have lost their process, and takes over those of other workers that are lost.
+
+    When the server has been away, the first thing is what a start begins with; and other workers are given time to be heard again.
+    """
+    heartbeat_s = get_current_settings().worker.heartbeat_seconds
+    back_s, is_away = -float("inf"), False
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
         while True:
-            time.sleep(get_current_settings().worker.heartbeat_seconds)
+            time.sleep(SERVER_POLL_S if is_away else heartbeat_s)
             try:
-                for run in take_over(client, worker_name, datetime.now(UTC)):
-                    print(f"run {run.name} {run.id} has lost its worker {run.labels[WORKER]}", flush=True)
+                settled = datetime.now(UTC) - SETTLED
+                if is_away:
+                    _close_and_skip(client, worker_name, settled)
+                    is_away, back_s = False, time.monotonic()
+                    print("Prefect's server is back", flush=True)
+                for run in close_abandoned_runs(client, worker_name, settled):
+                    print(f"run {run.name} {run.id} had lost its process: now CRASHED", flush=True)
+                if time.monotonic() - back_s > HEARTBEATS * heartbeat_s:
+                    for run in take_over(client, worker_name, datetime.now(UTC)):
+                        print(f"run {run.name} {run.id} has lost its worker {run.labels[WORKER]}", flush=True)
             except (httpx.HTTPError, PrefectException) as error:
-                print(f"cannot look at the other workers: {error}", flush=True)
+                if not is_away:
+                    print(f"Prefect's server does not answer: {error}", flush=True)
+                is_away = True
+
+
+def _wait_for_server(client: SyncPrefectClient) -> None:
+    is_told = False
+    while (error := client.api_healthcheck()) is not None:
+        if not is_told:
+            print(f"waiting for Prefect's server: {error}", flush=True)
+        is_told = True
+        time.sleep(SERVER_POLL_S)
 
 
 def main() -> None:
@@ -162,16 +216,11 @@ def main() -> None:
         help="answer /health on PREFECT_WORKER_WEBSERVER_PORT (8080)",
     )
     options = parser.parse_args()
+    arguments = sys.argv[1:]
     with get_client(sync_client=True) as client:
-        for run in close_abandoned_runs(client, options.name):
-            print(f"run {run.name} {run.id} had lost its process: now CRASHED", flush=True)
-        skipped = skip_missed_runs(client, datetime.now(UTC))
-        if skipped:
-            print(
-                f"{len(skipped)} runs were missed while no worker ran: now CANCELLED, the newest of each deployment runs",
-                flush=True,
-            )
-    threading.Thread(target=_keep_taking_over, args=[options.name], daemon=True).start()
+        _wait_for_server(client)
+        _close_and_skip(client, options.name)
+    threading.Thread(target=_keep_watch, args=[options.name], daemon=True).start()
     sys.argv = [
         "prefect",
         "worker",
@@ -185,7 +234,14 @@ def main() -> None:
     ]
     if options.with_healthcheck:
         sys.argv.append("--with-healthcheck")
-    runpy.run_module("prefect", run_name="__main__")
+    try:
+        runpy.run_module("prefect", run_name="__main__")
+    except SystemExit as end:
+        if end.code != GAVE_UP:
+            raise
+        print("Prefect's worker gave up: beginning anew, as the same process", flush=True)
+        time.sleep(SERVER_POLL_S)
+        os.execv(sys.executable, [sys.executable, "-m", "autonvis.worker", *arguments])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -33,15 +34,16 @@ def _client_of(api: str) -> SyncPrefectClient:
 class LiveFlows:
     """Prefect's server with the deployment `land`, and its worker."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
+        """`environment`: variables beside those of the home."""
         self.settings = Settings(home=home)
         make_home(self.settings)
-        environment = prefect_environment(self.settings) | {
-            "PREFECT_WORKER_QUERY_SECONDS": "0.5",
-            "PREFECT_WORKER_HEARTBEAT_SECONDS": "1",
-        }
-        self.server, url = start_prefect_server(self.settings, free_port())
-        self._environment = environment | {"PREFECT_API_URL": f"{url}/api"}
+        quick = {"PREFECT_WORKER_QUERY_SECONDS": "0.5", "PREFECT_WORKER_HEARTBEAT_SECONDS": "1"}
+        self._port = free_port()
+        self.server, url = start_prefect_server(self.settings, self._port)
+        self._environment = {
+            **prefect_environment(self.settings), **quick, **environment, "PREFECT_API_URL": f"{url}/api"
+        }  # fmt: skip
         try:
             deploy(self._environment, "--name", "land")
         except BaseException:
@@ -56,6 +58,10 @@ class LiveFlows:
         self.worker = start_worker(self.settings, self._environment)
         return self.worker
 
+    def start_server(self) -> None:
+        """The server again, where it was, after it was killed."""
+        self.server, _ = start_prefect_server(self.settings, self._port)
+
     @contextlib.contextmanager
     def another_worker(self, name: str) -> Iterator[None]:
         """One more on the same pool."""
@@ -68,6 +74,21 @@ class LiveFlows:
     def schedule(self) -> UUID:
         """A run that is due now, as the schedule would make one."""
         return self.client.create_flow_run_from_deployment(self._deployment_id).id
+
+    def resume(self) -> None:
+        """The schedule of the deployment goes on."""
+        self.client.resume_deployment(self._deployment_id)
+
+    def pause(self) -> None:
+        self.client.pause_deployment(self._deployment_id)
+
+    def runs(self) -> list[FlowRun]:
+        """What was begun, cancelled or fell due."""
+        return [
+            run
+            for run in self.client.read_flow_runs(limit=200)
+            if run.run_count or run.expected_start_time <= datetime.now(UTC)
+        ]
 
     def wait_for(self, run_id: UUID, *states: str) -> FlowRun:
         deadline_s = time.monotonic() + PATIENCE_S
