@@ -139,9 +139,13 @@ def reload_certificates(settings: Settings, _: argparse.Namespace) -> None:
 
     broker = running_broker(settings.home)
     if broker is None:
-        raise ValueError(f"no broker of {settings.home} runs: it reads the certificate when `make up` starts it")
+        raise ValueError(
+            f"no broker of {settings.home} runs: it reads the certificate when `make up` starts it"
+        )
     reload_certificate(broker)
-    print(f"{broker.kind} gives stations that connect from now on the certificate as it is now; the gateway looks by itself")
+    print(
+        f"{broker.kind} gives stations that connect from now on the certificate as it is now; the gateway looks by itself"
+    )
 
 
 def show_mosquitto_users(settings: Settings, _: argparse.Namespace) -> None:

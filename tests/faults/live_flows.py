@@ -18,6 +18,7 @@ from autonvis.environment import make_home, prefect_environment
 from autonvis.system import Process, deploy, start_prefect_server, start_worker
 from services.processes import free_port
 from tasks.settings import Settings
+from tests.faults.ledger import Ledger
 
 PATIENCE_S = 240.0
 
@@ -37,6 +38,8 @@ class LiveFlows:
     def __init__(self, home: Path, **environment: str) -> None:
         """`environment`: variables beside those of the home."""
         self.settings = Settings(home=home)
+        self.ledger = Ledger()
+        """Of all tests that send to this system."""
         make_home(self.settings)
         quick = {"PREFECT_WORKER_QUERY_SECONDS": "0.5", "PREFECT_WORKER_HEARTBEAT_SECONDS": "1"}
         self._port = free_port()

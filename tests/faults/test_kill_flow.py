@@ -41,7 +41,7 @@ def strike(trial: Trial, live: LiveFlows, victims: str) -> bool:
 
 @pytest.mark.timeout(3_600)
 def test_a_killed_worker_or_flow_costs_one_run_and_no_observation(trial: Trial, live: LiveFlows) -> None:
-    trial.settings = live.settings
+    trial.settings, trial.ledger = live.settings, live.ledger
     n_killed, wanted = 0, len(trial.runs(1, 20))
     while n_killed < wanted:
         items = trial.ledger.items(40)
@@ -56,7 +56,7 @@ def test_a_killed_worker_or_flow_costs_one_run_and_no_observation(trial: Trial, 
 
 
 def test_another_worker_does_the_run_of_one_that_is_lost_with_its_host(trial: Trial, live: LiveFlows) -> None:
-    trial.settings = live.settings
+    trial.settings, trial.ledger = live.settings, live.ledger
     spool(trial, trial.ledger.items(40))
     run_id = live.schedule()
     flow = live.process_of(run_id)
