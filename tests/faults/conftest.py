@@ -9,7 +9,6 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -126,44 +125,24 @@ def start_gateway(trial: Trial, start_victim: Callable[..., BaseProcess]) -> Cal
     return start
 
 
-@pytest.fixture(scope="session", autouse=True)
-def starts(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Any]]]:
-    """What takes seconds to start, begun with the first test and awaited by the first that needs it."""
-    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
-    with ThreadPoolExecutor() as pool:
-        started = {
-            name: pool.submit(start, tmp_path_factory.mktemp(name))
-            for name, start in {"broker_home": start_rabbitmq, "live": LiveFlows}.items()
-            if name in wanted
-        }
-        yield started
-    for name, stop in {"broker_home": stop_broker, "live": LiveFlows.stop}.items():
-        if name in started and started[name].exception() is None:
-            stop(started[name].result())
-
-
-def start_rabbitmq(home: Path) -> Path:
-    start_broker(home, kind="rabbitmq")
-    return home
-
-
 @pytest.fixture(scope="session")
-def broker_home(starts: dict[str, Future[Any]]) -> Path:
+def broker_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a RabbitMQ of our own runs; `start_broker` gives it, or starts it again after a fault."""
+    home = tmp_path_factory.mktemp("broker_home")
     try:
-        home: Path = starts["broker_home"].result()
+        start_broker(home, kind="rabbitmq")
     except NotInstalled as error:
         pytest.skip(str(error))
-    return home
+    yield home
+    stop_broker(home)
 
 
-@pytest.fixture(scope="session")
-def live(starts: dict[str, Future[Any]]) -> LiveFlows:
-    """Prefect's server, the deployment `land` and its worker."""
-    system: LiveFlows = starts["live"].result()
-    return system
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveFlows]:
+    """Prefect's server, the deployment `land` and its worker; no longer than they are needed, they are never idle."""
+    system = LiveFlows(tmp_path_factory.mktemp("live"))
+    yield system
+    system.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import psutil
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -21,15 +21,6 @@ from tasks.settings import Settings
 from tests.faults.ledger import Ledger
 
 PATIENCE_S = 240.0
-
-
-def _client_of(api: str) -> SyncPrefectClient:
-    """Settings are read from the environment, in which pytest, in another thread, changes the name of its current test."""
-    for _ in range(10):
-        with contextlib.suppress(KeyError, RuntimeError), temporary_settings({PREFECT_API_URL: api}):
-            return get_client(sync_client=True).__enter__()
-        time.sleep(0.1)
-    raise AssertionError("the environment would not hold still")
 
 
 class LiveFlows:
@@ -53,7 +44,8 @@ class LiveFlows:
             self.server.stop()
             raise
         self.worker = self.start_worker()
-        self.client = _client_of(f"{url}/api")
+        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+            self.client = get_client(sync_client=True).__enter__()
         self._deployment_id: UUID = self.client.read_deployment_by_name("land/land").id
         self.client.pause_deployment(self._deployment_id)  # its five minutes are too long to wait for
 
