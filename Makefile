@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts contracts-check lint format learn bench lock sbom clean
+.PHONY: help setup install build tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts contracts-check lint format learn bench test-perf lock sbom clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 
-setup: $(VENV)/.rust  ## virtual environment, pinned dependencies, Rust build
+setup install build: $(VENV)/.rust  ## virtual environment, pinned dependencies, Rust build
 
 $(VENV)/.python: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python >= 3.11 is needed, {v.major}.{v.minor} found: set PYTHON=/path/to/python3.11")'
@@ -109,7 +109,7 @@ DATA_SETS ?= ../shared/data/americas_2019 ../shared/data/europe_2022
 learn: setup  ## learn the covariance from files of observations; DATA_SETS='path path', OUT=file
 	$(BIN)/autonvis learn $(DATA_SETS) $(if $(OUT),--out '$(OUT)')
 
-bench: setup  ## every benchmark; each prints one JSON line with the ratio to a peer in the same run
+bench test-perf: setup  ## every benchmark; each prints one JSON line with the ratio to a peer in the same run
 	@for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
 
 clean:  ## remove what was built; keeps var/
