@@ -9,7 +9,11 @@ import yaml
 
 from tests.conftest import ROOT
 
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+TARGETS = {
+    name
+    for names in re.findall(r"^([a-z -]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for name in names.split()
+}
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
 LINT = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
