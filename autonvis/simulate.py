@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import numpy as np
@@ -57,8 +59,9 @@ def simulate(
     Args:
         out: folder for `measurements.jsonl`, `sounders.json` (what was made, with biases and noise), and `truth.parquet`
             (the ionosphere at the withheld places and above every sounder, each 15 minutes).
-        to: landing zone, http://, tcp:// or mqtt:// with host and port; None writes files only. By HTTP every sounder
-            registers first, and its credential is kept in `out` for the next time.
+        to: landing zone, http(s)://, tcp:// or tls://, mqtt(s):// with host and port; None writes files only. By HTTP every
+            sounder registers first, and its credential is kept in `out` for the next time and for the others. MQTT with a
+            user in the address sends everything as that one, which must be the operator.
         pace: how many times faster than the clock items are sent; None as fast as they are taken.
 
     Raises:
@@ -128,9 +131,13 @@ def send(
 ) -> None:
     """Send the items in order of time to one landing zone."""
     scheme = urlsplit(to).scheme
-    senders = {"http": _by_http, "https": _by_http, "tcp": _by_tcp, "mqtt": _by_mqtt}
+    senders = {
+        "http": _by_http, "https": _by_http, "tcp": _by_tcp, "tls": _by_tcp, "mqtt": _by_mqtt, "mqtts": _by_mqtt
+    }  # fmt: skip
     if scheme not in senders:
-        raise SimulateError(f"--to {to!r} is not http://, tcp:// or mqtt:// with host and port")
+        raise SimulateError(
+            f"--to {to!r} is not http://, https://, tcp://, tls://, mqtt:// or mqtts:// with host and port"
+        )
     batches = list(_batches(items, pace))
     try:
         n_sent = senders[scheme](batches, sounders, to, out, say)
@@ -254,7 +261,7 @@ def _by_tcp(
     credentials = _credentials(out)
     present: str | None = None
     with (
-        socket.create_connection((address.hostname, address.port or 8001), TIMEOUT_S) as connection,
+        _connect(address.scheme, address.hostname or "", address.port or 8001) as connection,
         connection.makefile("rb") as lines,
     ):
         for sounder_id, own in _paced(batches, say):
@@ -266,6 +273,17 @@ def _by_tcp(
             answer = _answer(connection, lines, [{"dataset": "measurements", **item} for item in own], to)
             n_sent += _n_accepted(answer["receipts"], say)
     return n_sent
+
+
+def _connect(scheme: str, host: str, port: int) -> socket.socket:
+    connection = socket.create_connection((host, port), TIMEOUT_S)
+    if scheme == "tcp":
+        return connection
+    try:
+        return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+    except OSError:
+        connection.close()
+        raise
 
 
 def _n_accepted(receipts: list[dict[str, Any]], say: Callable[[str], None]) -> int:
@@ -295,11 +313,22 @@ def _by_mqtt(
 ) -> int:
     from tasks.landing.mqtt import publish_many
 
-    publish_many(
-        to,
-        (
-            (f"nvis/measurements/{sounder_id}", json.dumps(own).encode())
-            for sounder_id, own in _paced(batches, say)
-        ),
-    )
+    def messages(some: Iterable[tuple[str, list[Item]]]) -> Iterator[tuple[str, bytes]]:
+        return ((f"nvis/measurements/{sounder_id}", json.dumps(own).encode()) for sounder_id, own in some)
+
+    address = urlsplit(to)
+    if address.username is not None:
+        publish_many(to, messages(_paced(batches, say)))
+        return sum(len(own) for _, _, own in batches)
+    credentials = _credentials(out)
+    unknown = sorted({sounder_id for _, sounder_id, _ in batches} - credentials.keys())
+    if unknown:
+        raise SimulateError(
+            f"{out / CREDENTIALS} has no credential of {unknown[0]}: register by --to http://… first, or give the user of the operator"
+        )
+    # Each as itself: as few connections as the times allow.
+    in_order = sorted(batches, key=lambda batch: (batch[0], batch[1]))
+    for sounder_id, some in groupby(_paced(in_order, say), key=lambda message: message[0]):
+        own_address = f"{address.scheme}://{quote(sounder_id)}:{quote(credentials[sounder_id], safe='')}@{address.netloc}"
+        publish_many(own_address, messages(some), client_id=sounder_id)
     return sum(len(own) for _, _, own in batches)

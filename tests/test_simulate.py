@@ -152,7 +152,9 @@ def test_sending_by_http_registers_and_keeps_the_credentials(door: Server, tmp_p
 @pytest.mark.parametrize(
     ("to", "message"),
     [
-        ("ftp://x", "is not http://, tcp:// or mqtt://"),
+        ("ftp://x", "is not http://, https://, tcp://"),
+        ("mqtts://127.0.0.1:9", "has no credential of NVIS-"),
+        ("tls://127.0.0.1:9", "cannot be reached"),
         ("http://127.0.0.1:9", "cannot be reached"),
         ("tcp://127.0.0.1:9", "cannot be reached"),
     ],

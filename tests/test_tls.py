@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,6 +21,7 @@ from services.broker import WITH_TLS, Broker, BrokerError, Kind, NotInstalled, S
 from services.certificates import Certificate, make_certificate
 from services.processes import free_port
 from tasks.landing.mqtt import BrokerUnavailable, create_session, drain, publish_many
+from tasks.landing.spool import read_segment
 from tasks.settings import Settings, SettingsError, load_settings
 from tests.landing.door_server import IONOGRAM, Server
 from tests.landing.test_mqtt_identity import Station, wait_until_admitted
@@ -219,6 +223,86 @@ def test_json_lines_take_a_renewed_certificate_when_it_is_whole(
             assert b'"accepted"' in open_one.recv(65_536)
     finally:
         server.stop()
+
+
+class Proxy:
+    """What nginx does for HTTP: TLS outside, plain text to the gateway."""
+
+    def __init__(self, certificate: Certificate, target: str) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate.certificate, certificate.key)
+        inner = urlsplit(target)
+
+        async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while chunk := await reader.read(65_536):
+                    writer.write(chunk)
+                    await writer.drain()
+            writer.close()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inside = await asyncio.open_connection(inner.hostname, inner.port)
+            await asyncio.gather(copy(reader, inside[1]), copy(inside[0], writer))
+
+        self._loop = asyncio.new_event_loop()
+        server = self._loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context))
+        self.port = server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+        self._loop.close()
+
+
+# The proxy's loop is stopped with connections in it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_simulated_network_sends_by_tls(
+    broker: Broker, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTONVIS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SSL_CERT_FILE", "")  # set by the command, and put back after the test
+    monkeypatch.delenv("SSL_CERT_FILE")
+    lines = Server(tmp_path / "lines", tls_cert=certificate.certificate, tls_key=certificate.key)
+    assert broker.gateway is not None
+    proxy = Proxy(certificate, broker.gateway)
+    few = ["--hours", "0.5", "--start", "2026-03-20T11:00Z", "--platinum", "1", "--gold", "1", "--silver", "0", "--bronze", "0"]  # fmt: skip
+
+    def play(to: str, *more: str) -> None:
+        main(["simulate", "--out", str(tmp_path / "sim"), *few, "--to", to, *more])
+
+    try:
+        with pytest.raises(SystemExit):
+            play(f"https://localhost:{proxy.port}")  # nobody trusts this authority
+        trusting = ("--ca", str(certificate.authority))
+        play(f"tls://localhost:{lines.port}", *trusting)  # another gateway, where nobody has registered
+        play(f"https://localhost:{proxy.port}", *trusting)
+        credentials = json.loads((tmp_path / "sim" / "credentials.json").read_text())
+        n_items = len((tmp_path / "sim" / "measurements.jsonl").read_text().splitlines())
+        settings = Settings(home=tmp_path / "drain", mqtt_url=broker.consumer_url, mqtt_client_id="simulated")
+        create_session(broker.consumer_url, "simulated")
+        for sounder_id, credential in credentials.items():
+            wait_until_admitted(StationByTls(sounder_id, credential, broker.stations))
+        play(f"mqtts://localhost:{broker.stations.rpartition(':')[2]}", *trusting)
+        drain(settings, idle_s=1.0)
+        sent = [
+            (record.sounder_id, json.loads(record.payload))
+            for path in (settings.spool_root / "mqtt").glob("*.seg")
+            for record in read_segment(path)
+        ]
+        assert {name for name, _ in sent} == credentials.keys()
+        assert sum(len(items) for _, items in sent) == n_items
+    finally:
+        proxy.stop()
+        landed = lines.landed()
+    assert sum(len(json.loads(record.payload)) for record in landed) == n_items
+
+
+class StationByTls(Station):
+    @property
+    def url(self) -> str:
+        return f"mqtts://{self.sounder_id}:{self.credential}@{self.address}"
 
 
 def test_settings_that_are_half_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

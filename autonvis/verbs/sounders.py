@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,12 @@ def add(verbs: Verbs) -> None:
     )
     sub.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; default HOME/simulated")
     sub.add_argument(
-        "--to", metavar="URL", help="landing zone to send to: http://, tcp:// or mqtt:// with host and port"
+        "--to",
+        metavar="URL",
+        help="landing zone to send to: http(s)://, tcp:// or tls://, mqtt(s):// with host and port",
+    )
+    sub.add_argument(
+        "--ca", type=Path, metavar="FILE", help="authority to trust where it is a private one (PEM)"
     )
     sub.add_argument("--start", help="first observation, ISO-8601 with zone; default --hours before now")
     sub.add_argument("--hours", type=float, default=24.0, help="length of the span (default 24)")
@@ -110,6 +116,10 @@ def run_simulate(settings: Settings, arguments: argparse.Namespace) -> None:
     from autonvis.simulate import Network, simulate
     from tasks.cycles import parse_time
 
+    if arguments.ca is not None:
+        if not arguments.ca.is_file():
+            raise ValueError(f"--ca {arguments.ca} is no file")
+        os.environ["SSL_CERT_FILE"] = str(arguments.ca)  # HTTP, TCP and MQTT all go by it
     now = datetime.now(UTC)
     start = (
         parse_time(arguments.start, "--start") if arguments.start else now - timedelta(hours=arguments.hours)
