@@ -12,6 +12,7 @@ from prefect.states import Completed
 
 from flows.watch import WATCHED
 from tasks import maintenance
+from tasks.catalog_retention import expire_cycles
 from tasks.compaction import compact_lake
 from tasks.lake_retention import expire_lake
 from tasks.log_rotation import rotate_logs
@@ -22,6 +23,7 @@ from tasks.upkeep_artifacts import maintenance_markdown
 
 expire_files = task(name="expire-lake", cache_policy=NO_CACHE)(expire_lake)
 expire_versions = task(name="expire-products", cache_policy=NO_CACHE)(expire_products)
+expire_records = task(name="expire-cycles", cache_policy=NO_CACHE)(expire_cycles)
 compact = task(name="compact-lake", timeout_seconds=7_200, cache_policy=NO_CACHE)(compact_lake)
 rotate = task(name="rotate-logs", cache_policy=NO_CACHE)(rotate_logs)
 vacuum = task(name="vacuum-prefect", timeout_seconds=600, cache_policy=NO_CACHE)(vacuum_prefect)
@@ -34,9 +36,10 @@ def maintain() -> State:
     settings, now = load_settings(), datetime.now(UTC)
     expired = expire_files(settings, now=now)
     products = expire_versions(settings, now=now)
+    n_cycles = expire_records(settings, now=now)
     compacted = compact(settings, now=now)
     logs = rotate(settings, now=now)
     vacuumed_bytes = vacuum(settings)
-    done = conclude(settings, expired, products, compacted, logs, vacuumed_bytes, now=now)
+    done = conclude(settings, expired, products, n_cycles, compacted, logs, vacuumed_bytes, now=now)
     create_markdown_artifact(maintenance_markdown(done), key="maintenance", description=done.disk.summary())
     return Completed(message=done.summary())

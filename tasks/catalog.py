@@ -472,6 +472,17 @@ def newest_cycles(engine: Engine, n_cycles: int) -> list[tuple[str, datetime, da
         ]
 
 
+def remove_cycles(engine: Engine, before: datetime, *, n_newest: int) -> int:
+    """Removes the cycles that are of and were recorded before a time, but the newest; returns how many."""
+    newest = select(Cycle.cycle_id).order_by(Cycle.valid_time.desc()).limit(n_newest)
+    old = (Cycle.valid_time < before) & (Cycle.recorded_at < before)
+    with Session(engine) as session, session.begin():
+        kept = list(session.scalars(newest))
+        found = session.scalars(select(Cycle.cycle_id).where(old, Cycle.cycle_id.not_in(kept))).all()
+        session.execute(delete(Cycle).where(old, Cycle.cycle_id.not_in(kept)))
+        return len(found)
+
+
 def get_cycle(engine: Engine, cycle_id: str) -> Cycle | None:
     """A recorded cycle, detached from the session."""
     with Session(engine.execution_options(is_reading=True), expire_on_commit=False) as session:

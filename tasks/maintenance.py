@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks import disk_forecast
+from tasks.catalog_retention import expire_cycles
 from tasks.compaction import Compacted, compact_lake
 from tasks.disk_forecast import DiskForecast
 from tasks.lake_retention import expire_lake
@@ -23,6 +24,7 @@ class Maintained:
     finished_at: datetime
     n_expired_files: int
     n_expired_products: int
+    n_expired_cycles: int
     compacted: Compacted
     logs: Rotated
     vacuumed_bytes: int
@@ -30,7 +32,8 @@ class Maintained:
 
     def summary(self) -> str:
         return (
-            f"{self.n_expired_files} files of the lake and {self.n_expired_products} products past their retention removed; "
+            f"{self.n_expired_files} files of the lake, {self.n_expired_products} products and {self.n_expired_cycles} records of cycles "
+            "past their retention removed; "
             f"{self.compacted.summary()}; {self.logs.n_rotated} logs rotated, {self.logs.n_removed} old ones removed; "
             f"Prefect's database {self.vacuumed_bytes / 1e6:.1f} MB smaller; {self.disk.summary()}"
         )
@@ -40,6 +43,7 @@ def conclude(
     settings: Settings,
     expired: list[Path],
     products: list[Path],
+    n_cycles: int,
     compacted: Compacted,
     logs: Rotated,
     vacuumed_bytes: int,
@@ -52,6 +56,7 @@ def conclude(
         finished_at=datetime.now(UTC),
         n_expired_files=len(expired),
         n_expired_products=len(products),
+        n_expired_cycles=n_cycles,
         compacted=compacted,
         logs=logs,
         vacuumed_bytes=vacuumed_bytes,
@@ -69,6 +74,8 @@ def maintain(settings: Settings, *, now: datetime) -> Maintained:
     """
     expired = expire_lake(settings, now=now)
     products = expire_products(settings, now=now)
+    n_cycles = expire_cycles(settings, now=now)
     compacted = compact_lake(settings, now=now)
     logs = rotate_logs(settings, now=now)
-    return conclude(settings, expired, products, compacted, logs, vacuum_prefect(settings), now=now)
+    vacuumed_bytes = vacuum_prefect(settings)
+    return conclude(settings, expired, products, n_cycles, compacted, logs, vacuumed_bytes, now=now)

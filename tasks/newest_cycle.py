@@ -45,7 +45,7 @@ class NewestCycle:
             tasks.catalog.CatalogError: the catalog does not answer.
         """
         row = catalog.get_cycle(catalog.open_catalog(settings), self.cycle_id)
-        assert row is not None  # cycles are never removed
+        assert row is not None  # the newest are never removed
         summary: Mapping[str, Any] = row.details["network"]
         return summary
 

@@ -195,6 +195,11 @@ class Settings(BaseSettings):
     backup_increments_d: float = Field(2.0, gt=0, description="Days that increments are kept.")
     backup_log_d: float = Field(7.0, ge=0, description="Days of logs in a full backup.")
 
+    cycle_record_d: float = Field(
+        92.0,
+        ge=31,
+        description="Days that the catalog keeps the records of cycles, which the objectives count; the newest stay.",
+    )
     product_retention_d: float = Field(
         30.0, gt=0, description="Days that the products of a cycle are kept; the newest stay."
     )

@@ -47,6 +47,7 @@ def maintenance_markdown(done: Maintained) -> str:
         ["disk", done.disk.summary()],
         ["files of the lake removed", f"{done.n_expired_files:,}"],
         ["products removed", f"{done.n_expired_products:,}"],
+        ["records of cycles removed", f"{done.n_expired_cycles:,}"],
         ["compaction", done.compacted.summary()],
         ["logs", f"{done.logs.n_rotated} rotated, {done.logs.n_removed} removed"],
         ["Prefect's database", f"{done.vacuumed_bytes / 1e6:.1f} MB smaller"],

@@ -16,8 +16,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tasks import disk_forecast, lake
+from tasks import catalog, disk_forecast, lake
 from tasks.backup import make_backup
+from tasks.catalog_retention import COMPARED, expire_cycles
 from tasks.contracts import load_contract
 from tasks.disk_forecast import HISTORY, forecast_disk, note_disk
 from tasks.lake_retention import expire_lake, is_expired
@@ -57,6 +58,31 @@ def test_a_day_goes_when_its_contract_says_so_and_not_when_it_was_made_again(set
     assert is_expired(expired, NOW)
     assert not is_expired(kept, NOW)
     assert expire_lake(settings, now=NOW) == []
+
+
+def record(settings: Settings, cycle_id: str, valid: datetime, recorded: datetime) -> None:
+    catalog.record_cycle(
+        catalog.open_catalog(settings), cycle_id, valid_time=valid, available_until=valid, config_hash="c", inputs_hash="i",
+        effective_ig12=None, details={}, files=[f"verification/date={valid:%Y-%m-%d}/verification-{cycle_id}.parquet"], now=recorded,
+    )  # fmt: skip
+
+
+def test_the_record_of_a_cycle_goes_when_nothing_is_left_to_compare_it_with(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.catalog_retention.LOOK_BACK", 2)
+    kept_d = settings.cycle_record_d
+    assert kept_d > max(load_contract(dataset).retention_d for dataset in COMPARED)
+    old, young = NOW - timedelta(days=kept_d + 1), NOW - timedelta(days=kept_d - 1)
+    record(settings, "old", old, old)
+    record(settings, "backfilled", old, NOW)
+    assert expire_cycles(settings, now=NOW) == 0  # the newest stay, whatever their age
+    record(settings, "young", young, young)
+    record(settings, "now", NOW, NOW)
+    assert expire_cycles(settings, now=NOW) == 1
+    left = {cycle.cycle_id for cycle in catalog.cycles(catalog.open_catalog(settings))}
+    assert left == {"backfilled", "young", "now"}
+    assert expire_cycles(settings, now=NOW) == 0
 
 
 def test_what_verification_and_learning_need_is_kept_for_years() -> None:
