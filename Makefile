@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -name '*.pyi') Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install build tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts contracts-check lint format learn bench test-perf lock sbom clean
+.PHONY: help setup install build tools demo up deploy down health backup restore test test-rust test-slow faults fuzz contracts contracts-check docs bench-compare coverage audit lint format learn bench test-perf lock sbom clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
@@ -78,6 +78,22 @@ contracts: setup  ## renew what is generated from data_contracts/ and from the s
 BASE ?= main
 contracts-check: setup  ## does a contract changed since BASE (a branch or commit) break readers or senders without a major version?
 	$(BIN)/python -m tasks.contracts --against $(BASE)
+
+docs: setup  ## the site of the documentation, into build/site; fails at a link that leads nowhere
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs/site -b html . build/site
+
+# In turns with the commit where this branch left BASE, whose kernel is built beside if it differs.
+bench-compare: setup  ## the short benchmarks against BASE (a branch or commit) as a Markdown table; OUT=file
+	@$(BIN)/python .ci/bench_compare.py $(BASE) $(if $(OUT),--out '$(OUT)')
+
+# The kernel's own tests, and those of Python; both as HTML too. Needs cargo-llvm-cov and Rust's component llvm-tools.
+coverage: setup  ## how much of Rust and Python the tests run, into build/coverage
+	cargo llvm-cov --release --quiet --html --output-dir build/coverage/rust
+	cargo llvm-cov report --release --summary-only
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html:build/coverage/python
+
+audit: setup  ## known vulnerabilities of the dependencies, licences and sources of crates; 3: not everything could be looked at
+	$(BIN)/python .ci/audit.py
 
 # stubtest: the package that maturin wraps around the module has no stub of its own; __all__ is compared.
 lint: setup  ## ruff, mypy, stubtest, clippy, formatting
