@@ -65,14 +65,17 @@ def read_pip_audit(report: dict[str, Any]) -> Audit:
 
 
 def crates(program: str) -> list[Audit]:
-    """Ask cargo-deny about licences, versions and sources by deny.toml, which needs no network, and about vulnerabilities."""
-    audits = [deny(program, "crates: licences, versions, sources", "licenses", "bans", "sources")]
-    fetched = run(program, "fetch", "db")
-    if fetched.returncode:
-        audits.append(Audit("crates: vulnerabilities", Outcome.NOT_AUDITED, last_line(fetched.stderr)))
-    else:
-        audits.append(deny(program, "crates: vulnerabilities", "advisories"))
-    return audits
+    """Ask cargo-deny about licences, versions and sources by deny.toml, and about vulnerabilities."""
+    rules, flaws = "crates: licences, versions, sources", "crates: vulnerabilities"
+    crates_of_lock = run("cargo", "fetch", "--locked")
+    if crates_of_lock.returncode:
+        text = last_line(crates_of_lock.stderr)
+        return [Audit(name, Outcome.NOT_AUDITED, text) for name in (rules, flaws)]
+    audits = [deny(program, rules, "licenses", "bans", "sources")]
+    database = run(program, "fetch", "db")
+    if database.returncode:
+        return [*audits, Audit(flaws, Outcome.NOT_AUDITED, last_line(database.stderr))]
+    return [*audits, deny(program, flaws, "advisories")]
 
 
 def deny(program: str, name: str, *checks: str) -> Audit:

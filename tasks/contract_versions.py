@@ -10,8 +10,8 @@ from typing import Any
 
 Snapshot = Mapping[str, Any]
 
-LOWER_BOUNDS, UPPER_BOUNDS = ("min_value",), ("max_value",)
-SETS = ("value_set",)
+LOWER, UPPER, ACCEPTED = COMPARED = "min_value", "max_value", "value_set"
+"""Arguments of rules of which more or less can be said than that they changed."""
 NOT_COMPARED = "expect_table_columns_to_match_set"  # the columns say the same
 
 
@@ -86,22 +86,26 @@ def _refused_now(before: Snapshot, now: Snapshot) -> Iterator[str]:
 def _stricter(former: Snapshot, rule: Snapshot) -> str | None:
     """How `rule` refuses what `former` accepted; None if it certainly does not."""
     old, new = former["kwargs"], rule["kwargs"]
-    compared = (*LOWER_BOUNDS, *UPPER_BOUNDS, *SETS)
-    rest = [{name: value for name, value in kwargs.items() if name not in compared} for kwargs in (old, new)]
-    if former["expectation"] != rule["expectation"] or rest[0] != rest[1]:
+    if former["expectation"] != rule["expectation"] or _others(old) != _others(new):
         return "changed"
-    for name in compared:
+    for name in COMPARED:
         was, is_now = old.get(name), new.get(name)
-        if was == is_now or is_now is None:
+        if is_now is None or was == is_now:
             continue
-        if name in SETS:
+        if name == ACCEPTED:
             if missing := sorted(set(was or ()) - set(is_now)):
                 return f"no longer accepts {', '.join(missing)}"
-        elif (
-            was is None
-            or not isinstance(was, int | float)
-            or not isinstance(is_now, int | float)
-            or (is_now > was if name in LOWER_BOUNDS else is_now < was)
-        ):
+        elif not _is_wider(name, was, is_now):
             return f"narrowed {name} from {was} to {is_now}"
     return None
+
+
+def _others(kwargs: Snapshot) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in COMPARED}
+
+
+def _is_wider(name: str, was: Any, is_now: Any) -> bool:
+    """Whether a bound gives way; one that was not there, or depends on the batch, never does."""
+    if not isinstance(was, int | float) or not isinstance(is_now, int | float):
+        return False
+    return is_now < was if name == LOWER else is_now > was

@@ -163,17 +163,19 @@ class Tour:
 
     def run(self, block: Block, *, is_last: bool) -> None:
         """Run a block; what starts something runs where a page first does so, and the system is stopped on the last page only."""
-        lines = []
+        lines: list[str] = []
         for line in block.text.splitlines():
             command = line.split("  #")[0].strip()
-            if command in RUN_ELSEWHERE or (command == "make down" and not is_last):
-                continue
-            if command in ONCE & self.done:
+            is_done = command in ONCE and command in self.done
+            if is_done or command in RUN_ELSEWHERE or (command == "make down" and not is_last):
                 continue
             self.done.add(command)
             lines.append(line)
-        if any(line.strip() for line in lines):
-            self.output[lines[0]] = self.shell(self.here("\n".join(lines)), str(block))
+            if command == "make up":
+                self.shell(lines, str(block))
+                lines = []
+                check_live_system(self)
+        self.shell(lines, str(block))
         if re.search(r"autonvis backup\b", block.text) and self.backed_up_at is None:
             self.backed_up_at = datetime.now(UTC)
 
@@ -198,15 +200,19 @@ class Tour:
             text = text.replace(written, meant)
         return re.sub(r"(?<![\w/])var/", f"{self.folder}/var/", text)
 
-    def shell(self, text: str, what: str) -> str:
+    def shell(self, lines: Sequence[str], what: str) -> None:
+        """Run lines in one shell; what they print is kept under the first."""
+        text = self.here("\n".join(lines))
+        if not text.strip():
+            return
         began_s = time.perf_counter()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text], cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip
-        print(f"{time.perf_counter() - began_s:6.1f} s  {what}")
+        print(f"{time.perf_counter() - began_s:6.1f} s  {what}", flush=True)
         assert done.returncode == 0, f"{what}\n{text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        return done.stdout
+        self.output[lines[0]] = done.stdout
 
     def end(self) -> None:
         subprocess.run(
@@ -227,14 +233,10 @@ def test_the_commands_of_all_pages_run(tmp_path_factory: pytest.TempPathFactory)
 
 
 def go(tour: Tour, through: Sequence[str]) -> None:
-    is_checked = False
     try:
         for block in blocks():
             if block.page in through and block.language == "sh" and not NOT_RUN.match(block.text):
                 tour.run(block, is_last=block.page == through[-1])
-            if "make up" in tour.done and not is_checked:
-                check_live_system(tour)
-                is_checked = True
     finally:
         tour.end()
     with pytest.raises(httpx.ConnectError):
@@ -262,4 +264,5 @@ def check_demo(tour: Tour) -> None:
     map_path = Path(re.search(r"^map +(.+)$", said, re.MULTILINE).group(1))  # type: ignore[union-attr]
     assert map_path.read_bytes().startswith(b"\x89PNG")
     one_liner = re.search(r"^duckdb +(.+)$", said, re.MULTILINE).group(1)  # type: ignore[union-attr]
-    assert "SIM01" in tour.shell(one_liner, "the demo's one-liner")
+    tour.shell([one_liner], "the demo's one-liner")
+    assert "SIM01" in tour.output[one_liner]
