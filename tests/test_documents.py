@@ -21,6 +21,7 @@ from autonvis.cli import build_parser
 from services.processes import free_port
 from tasks.settings import PREFIX, Settings
 from tests.conftest import ROOT
+from tests.test_development import TARGETS
 
 FIRST = ("README.md", "docs/getting-started.md", "docs/sending-observations.md")
 """What they begin, the others use."""
@@ -31,7 +32,6 @@ NOT_RUN = re.compile(r"# not run by the tests: \w+")
 RUN_ELSEWHERE = {"make test": ".ci/run", "make demo DATA=../shared/data/europe_2022": "tests/test_skill.py"}
 ONCE = {"make demo", "make up"}
 SETTINGS = {PREFIX + name.upper() for name in Settings.model_fields}
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
 def pages() -> list[str]:

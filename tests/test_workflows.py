@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.test_development import TARGETS
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 ACTIONS = sorted((GITHUB / "actions").glob("*/action.yml"))
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 WRITES = {("benchmarks", "pull-requests")}
 """Job and permission."""
 
