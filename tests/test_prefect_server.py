@@ -6,19 +6,21 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Running
 from pydantic import SecretStr, ValidationError
 
 from autonvis.environment import make_home, prefect_environment
-from autonvis.system import deploy, start_prefect_server, start_worker
-from autonvis.worker import skip_missed_runs
+from autonvis.system import WORK_POOL, deploy, start_prefect_server, start_worker
+from autonvis.worker import BEGUN_AT_MOST, WORKER, skip_missed_runs, take_over
 from services.processes import free_port
 from tasks.settings import Settings
 
@@ -70,6 +72,40 @@ def test_nobody_comes_in_without_the_password(
     user, _, password = AUTH.partition(":")
     assert httpx.post(f"{api}/deployments/filter", json={}, auth=(user, password)).status_code == 200
     assert client.read_deployments() == []  # as the commands ask, with the password of the settings
+
+
+def test_runs_of_a_lost_worker_are_begun_again_within_bounds(
+    server: tuple[Settings, dict[str, str], SyncPrefectClient],
+) -> None:
+    _, environment, client = server
+    deploy(environment, "--name", "land")
+    deployment = client.read_deployment_by_name("land/land")
+    client.pause_deployment(deployment.id)
+
+    def run_of(worker: str, *states: State[Any]) -> UUID:
+        run_id = client.create_flow_run_from_deployment(deployment.id).id
+        client.update_flow_run_labels(run_id, {WORKER: worker})
+        for state in states:
+            client.set_flow_run_state(run_id, state, force=True)
+        return run_id
+
+    again = (Running(), AwaitingRetry()) * (BEGUN_AT_MOST - 1)
+    expected = {
+        run_of("lost", Running()): "AwaitingRetry",
+        run_of("lost", *again, Running()): "Crashed",
+        run_of("lost", Running(), Cancelling()): "Cancelled",
+    }
+    of_another = run_of("there", Running())
+    client.send_worker_heartbeat(WORK_POOL, "there", heartbeat_interval_seconds=600)
+    client.send_worker_heartbeat(WORK_POOL, "lost", heartbeat_interval_seconds=1)
+    deadline_s = time.monotonic() + 60
+    while not (taken := take_over(client, "third", datetime.now(UTC))):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.5)
+    assert {run.id for run in taken} == set(expected)
+    assert {run_id: client.read_flow_run(run_id).state_name for run_id in expected} == expected
+    assert client.read_flow_run(of_another).state_name == "Running"
+    client.set_flow_run_state(of_another, Cancelled(), force=True)
 
 
 @pytest.mark.slow
