@@ -69,8 +69,13 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_the_configuration_of_prometheus_and_its_rules_are_valid() -> None:
-    said = run(tool("promtool"), "check", "config", "prometheus.yml")
+@pytest.mark.parametrize("folder", ["prometheus", "docker", "kubernetes/base"])
+def test_the_configuration_of_prometheus_and_its_rules_are_valid(folder: str, tmp_path: Path) -> None:
+    """On one host, in compose and on Kubernetes, each with the same rules."""
+    for file in (ROOT / "infra" / folder / "prometheus.yml", *PROMETHEUS.glob("*.yml")):
+        if not (tmp_path / file.name).exists():
+            shutil.copy(file, tmp_path)
+    said = run(tool("promtool"), "check", "config", str(tmp_path / "prometheus.yml"))
     assert f"{len(ALERTS)} rules found" in said
 
 
@@ -244,6 +249,11 @@ def test_no_rule_fails_and_a_healthy_system_raises_no_alert(prometheus: str) -> 
     assert len(rules) == len(ALERTS) + len(RECORDS)
     assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
     assert [rule["name"] for rule in rules if rule.get("state") in ("firing", "pending")] == []
+
+
+def test_the_autoscaler_has_something_to_go_by(prometheus: str) -> None:
+    (waiting,) = asks(prometheus, "nvis:waiting_deliveries:mean2m")
+    assert float(waiting["value"][1]) > 0
 
 
 def test_every_series_of_ours_says_cluster_and_environment(prometheus: str) -> None:

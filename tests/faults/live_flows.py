@@ -58,11 +58,13 @@ class LiveFlows:
         self.server, _ = start_prefect_server(self.settings, self._port)
 
     @contextlib.contextmanager
-    def another_worker(self, name: str) -> Iterator[None]:
-        """One more on the same pool."""
-        worker = start_worker(self.settings, self._environment, "--name", name)
+    def another_worker(self, name: str) -> Iterator[str]:
+        """One more on the same pool; gives where it says that it is well."""
+        port = free_port()
+        environment = {**self._environment, "PREFECT_WORKER_WEBSERVER_PORT": str(port)}
+        worker = start_worker(self.settings, environment, "--name", name, "--with-healthcheck")
         try:
-            yield
+            yield f"http://127.0.0.1:{port}/health"
         finally:
             worker.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+import httpx
 import psutil
 import pytest
 
@@ -63,8 +64,9 @@ def test_another_worker_does_the_run_of_one_that_is_lost_with_its_host(trial: Tr
     psutil.Process(live.worker.pid).kill()
     flow.kill()
     began_s = time.monotonic()
-    with live.another_worker("standby"):
+    with live.another_worker("standby") as health:
         run = live.wait_for(run_id, "Completed")
+        assert httpx.get(health, timeout=20).status_code == 200
     print(f"taken over and done {time.monotonic() - began_s:.1f} s after the kill")
     assert run.labels[WORKER] == "standby"
     assert pending_batches(trial.settings) == []
