@@ -26,6 +26,8 @@ for name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(name).addFilter(drop_traceback_of_named_errors)
 
 if is_traced():
+    import prefect.main  # noqa: F401 - it sets up logging, and would take away the handler that ships logs
+
     from tasks import tracing
 
     labels = {"cluster": "AUTONVIS_CLUSTER", "deployment.environment": "AUTONVIS_ENVIRONMENT"}

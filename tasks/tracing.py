@@ -8,6 +8,7 @@ on. A cycle is a part of its flow run's trace, which Prefect makes, and links to
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
 
+LOGS_EXPORTER = "OTEL_LOGS_EXPORTER"
+"""OpenTelemetry's own variable; a collector of traces alone would refuse them."""
 MOST_LINKS = 128
 """OpenTelemetry's limit; the newest batches are linked."""
 
@@ -40,7 +43,7 @@ class _Ids(RandomIdGenerator):  # type: ignore[misc]
 
 
 def start(service: str, labels: Mapping[str, str]) -> None:
-    """Sends the spans of this process, Prefect's too, to the endpoint; what is left goes out at its end.
+    """Sends the spans of this process, Prefect's too, to the endpoint, and its logs where asked to; what is left goes out at its end.
 
     Args:
         service: name of the process in traces.
@@ -52,6 +55,10 @@ def start(service: str, labels: Mapping[str, str]) -> None:
     provider = TracerProvider(resource=resource, id_generator=_Ids())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    if os.environ.get(LOGS_EXPORTER) == "otlp":
+        from tasks import log_shipping
+
+        log_shipping.start(resource)
 
 
 def flush() -> None:

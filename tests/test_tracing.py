@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tasks.at_work import at_work, ids
@@ -29,13 +30,18 @@ class Collector:
     def __init__(self) -> None:
         self.spans: dict[str, list[Any]] = {}
         self.services: set[str] = set()
+        self.logs: list[tuple[str, dict[str, str], Any]] = []
+        """Service, attributes and record."""
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                assert self.path == "/v1/traces"
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.take(ExportTraceServiceRequest.FromString(body))
+                if self.path == "/v1/logs":
+                    collector.take_logs(ExportLogsServiceRequest.FromString(body))
+                else:
+                    assert self.path == "/v1/traces"
+                    collector.take(ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
                 self.end_headers()
 
@@ -54,6 +60,16 @@ class Collector:
             for scope in resource.scope_spans:
                 for span in scope.spans:
                     self.spans.setdefault(span.name, []).append(span)
+
+    def take_logs(self, request: ExportLogsServiceRequest) -> None:
+        for resource in request.resource_logs:
+            (service,) = [
+                one.value.string_value for one in resource.resource.attributes if one.key == "service.name"
+            ]
+            for scope in resource.scope_logs:
+                for record in scope.log_records:
+                    said = {one.key: one.value.string_value for one in record.attributes}
+                    self.logs.append((service, said, record))
 
     def one(self, name: str) -> Any:
         (span,) = self.spans[name]
@@ -164,9 +180,49 @@ def test_flow_runs_and_their_tasks_are_spans_around_ours(collector: Collector, t
     assert (link.trace_id, link.span_id) == (task.trace_id, task.span_id)
 
 
+def test_logs_go_to_the_collector_with_their_batch_and_the_span_they_were_logged_in(
+    collector: Collector, tmp_path: Path
+) -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    quiet = run(SOUNDER, tmp_path, **endpoint)
+    assert collector.logs == []  # not asked for
+    shipped = run(CURATION_AND_CYCLE, tmp_path, OTEL_LOGS_EXPORTER="otlp", **endpoint)
+    assert "Traceback" not in quiet.stderr + shipped.stderr
+    (batch,) = (tmp_path / "lake" / "landing").glob("*/*.seg")
+    ((service, said, record),) = [
+        one for one in collector.logs if one[2].body.string_value.startswith("curated ")
+    ]
+    assert service == "autonvis-flows"
+    assert (said["logger"], said["batch_id"]) == ("tasks.curation", batch.stem)
+    assert record.severity_text == "INFO"
+    assert record.trace_id == collector.one("batch from http").trace_id
+    assert record.span_id == collector.one("curate").span_id
+    assert {said.get("cycle") for _, said, _ in collector.logs if said["logger"] == "tasks.cycles"} == {
+        "20260320T0300Z"
+    }
+    assert not any(said["logger"].startswith(("urllib3", "opentelemetry")) for _, said, _ in collector.logs)
+
+
+@pytest.mark.slow
+def test_the_logs_of_flow_runs_go_to_the_collector(collector: Collector, tmp_path: Path) -> None:
+    run(SOUNDER, tmp_path)
+    more = {
+        "AUTONVIS_HOME": str(tmp_path),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_LOGS_EXPORTER": "otlp",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "autonvis", "land"], cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, **more}
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [said for _, said, record in collector.logs if record.body.string_value.startswith("curated ")]
+    assert len(said) == 1
+    assert any(said.get("flow_run_name", "").startswith("land-") for _, said, _ in collector.logs)
+
+
 @pytest.mark.slow
 def test_an_endpoint_that_does_not_answer_costs_no_batch(tmp_path: Path) -> None:
-    more = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    more = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1", "OTEL_LOGS_EXPORTER": "otlp"}  # fmt: skip
     run(SOUNDER + CURATION_AND_CYCLE, tmp_path, **more)
     assert (tmp_path / "products" / "current" / "map.png").exists()
 
