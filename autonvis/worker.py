@@ -158,10 +158,12 @@ def _runs_alive() -> set[str]:
     return alive
 
 
-def _close_and_skip(client: SyncPrefectClient, worker_name: str, before: datetime | None = None) -> None:
-    """What is to be done when nobody has looked for a while."""
+def _close(client: SyncPrefectClient, worker_name: str, before: datetime | None = None) -> None:
     for run in close_abandoned_runs(client, worker_name, before):
         print(f"run {run.name} {run.id} had lost its process: now CRASHED", flush=True)
+
+
+def _skip(client: SyncPrefectClient) -> None:
     skipped = skip_missed_runs(client, datetime.now(UTC))
     if skipped:
         print(
@@ -173,7 +175,7 @@ def _close_and_skip(client: SyncPrefectClient, worker_name: str, before: datetim
 def _keep_watch(worker_name: str) -> None:
     """With every heartbeat closes the runs that have lost their process, and takes over those of other workers that are lost.
 
-    When the server has been away, the first thing is what a start begins with; and other workers are given time to be heard again.
+    When the server has been away, what was missed is skipped as at a start, and other workers are given time to be heard again.
     """
     heartbeat_s = get_current_settings().worker.heartbeat_seconds
     back_s, is_away = -float("inf"), False
@@ -181,13 +183,11 @@ def _keep_watch(worker_name: str) -> None:
         while True:
             time.sleep(SERVER_POLL_S if is_away else heartbeat_s)
             try:
-                settled = datetime.now(UTC) - SETTLED
+                _close(client, worker_name, datetime.now(UTC) - SETTLED)
                 if is_away:
-                    _close_and_skip(client, worker_name, settled)
+                    _skip(client)
                     is_away, back_s = False, time.monotonic()
                     print("Prefect's server is back", flush=True)
-                for run in close_abandoned_runs(client, worker_name, settled):
-                    print(f"run {run.name} {run.id} had lost its process: now CRASHED", flush=True)
                 if time.monotonic() - back_s > HEARTBEATS * heartbeat_s:
                     for run in take_over(client, worker_name, datetime.now(UTC)):
                         print(f"run {run.name} {run.id} has lost its worker {run.labels[WORKER]}", flush=True)
@@ -217,9 +217,14 @@ def main() -> None:
     )
     options = parser.parse_args()
     arguments = sys.argv[1:]
+    for child in (
+        psutil.Process().children()
+    ):  # runs that the worker before started as this process: they end by themselves
+        threading.Thread(target=child.wait, daemon=True).start()
     with get_client(sync_client=True) as client:
         _wait_for_server(client)
-        _close_and_skip(client, options.name)
+        _close(client, options.name)
+        _skip(client)
     threading.Thread(target=_keep_watch, args=[options.name], daemon=True).start()
     sys.argv = [
         "prefect",

@@ -1,8 +1,9 @@
 """What a disaster costs a live system with the shipped schedules: recovery point and time, measured.
 
 A station publishes a message a second by MQTT to the system's own RabbitMQ, and keeps what was acknowledged. After some
-increments everything is killed while one is being made, the worst moment, and the root is deleted, broker and all. The restored root says
-which was the first message that is gone. Beside it what each increment would have lost at its own worst moment.
+increments everything is killed while one is being made, the worst moment, and the root is deleted, broker and all. The
+restored root says which was the first message that is gone. Beside it what each increment before would have lost at its own
+worst moment.
 
     PYTHONPATH=. python benchmarks/recovery.py --minutes 10
 """
@@ -60,8 +61,8 @@ class Station(threading.Thread):
 
 
 def is_being_made(settings: Settings) -> bool:
-    """Whether a process holds the turn of the increments and has begun to write."""
-    return any((settings.lake_root.parent / "staging").glob("*/members"))
+    """Whether a backup has begun to write."""
+    return any((settings.home / "staging").glob("*/members"))
 
 
 def kill_everything(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pandas as pd
@@ -22,10 +23,11 @@ POLL_S = 5.0
 
 
 def missed_plans(settings: Settings, now: datetime) -> list[CyclePlan]:
-    """The plans of the missed cycles of the last `catch_up_h` hours, oldest first: each goes by what the one before it knew of the sounders.
+    """The plans of the missed cycles of the last `catch_up_h` hours, oldest first: each goes by what the one before it knew of the
+    sounders.
 
-    Missed is a cycle between two that ran, with an observation between it and the one before it. What came before the first cycle of
-    this system was not missed; the newest is left to the nowcast.
+    Missed is a cycle that did not run, with an observation between it and the one before it. What came before the first
+    cycle of this system was not missed; the newest is left to the nowcast.
     """
     if not settings.catch_up_h:
         return []
@@ -35,24 +37,30 @@ def missed_plans(settings: Settings, now: datetime) -> list[CyclePlan]:
     first = catalog.first_cycle(engine)
     if first is None:
         return []
-    start = max(first, newest_valid_time(settings, newest - timedelta(hours=settings.catch_up_h)))
+    # Upwards: the first may have been asked for at a time of its own.
+    begins = max(first, newest - timedelta(hours=settings.catch_up_h))
+    start = newest_valid_time(settings, begins + step - timedelta(microseconds=1))
     ran = catalog.cycle_times(engine, start, newest)
     missed = [start + number * step for number in range((newest - start) // step)]
     missed = [valid_time for valid_time in missed if valid_time not in ran]
     if not missed:
         return []
     observed = _observed_cycles(settings, missed[0] - step, missed[-1])
-    return [plan_cycle(settings, valid_time, now) for valid_time in missed if valid_time in observed]
+    plan = plan_cycle(settings, newest, now)
+    return [replace(plan, valid_time=valid_time) for valid_time in missed if valid_time in observed]
 
 
 def _observed_cycles(settings: Settings, start: datetime, end: datetime) -> set[datetime]:
     """The valid times that follow an observation within a cycle."""
     found: set[datetime] = set()
     for dataset in OBSERVED:
-        times = lake.read(dataset, settings=settings, start=start, end=end, columns=["observed_at"])[
-            "observed_at"
-        ]
-        found.update(pd.DatetimeIndex(times).ceil(f"{settings.cycle_minutes}min").unique().to_pydatetime())
+        rows = lake.read(dataset, settings=settings, start=start, end=end, columns=["observed_at"])
+        found.update(
+            pd.DatetimeIndex(rows["observed_at"])
+            .ceil(f"{settings.cycle_minutes}min")
+            .unique()
+            .to_pydatetime()
+        )
     return found
 
 

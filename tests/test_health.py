@@ -238,7 +238,7 @@ def damage_the_catalog(system: System) -> None:
         (stop_the_broker, "endpoints", Level.FAULT, "broker at mqtt://127.0.0.1.* does not answer", "make down up"),
         (leave_the_spool, "spool", Level.FAULT, "1 segments wait in the spool, the oldest for 60 minutes", "autonvis land"),
         (quarantine_much, "quarantine", Level.WARNING, "83 of 200 items of the last hour are in quarantine", "reasons"),
-        (miss_cycles, "cycle", Level.FAULT, "120 minutes|2 hours", "backfill"),
+        (miss_cycles, "cycle", Level.FAULT, "120 minutes|2 hours", "catch-up"),
         (never_cycle, "cycle", Level.FAULT, "no cycle in the last day", "autonvis nowcast"),
         (hear_nothing_in_a_cycle, "cycle", Level.WARNING, "it is climatology", "sounders send"),
         (cycle_slowly, "cycle", Level.WARNING, "took 75 s", "slow"),

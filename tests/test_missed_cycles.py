@@ -102,9 +102,11 @@ def test_it_is_bounded_and_waits_for_what_has_not_been_curated(settings: Setting
     land(settings)
     assert len(lake.files("ionograms", settings=settings)) > len(landed_before)
     assert wait_until_landed(settings, 0.0)
-    bounded = settings.model_copy(update={"catch_up_h": 3.0})
+    bounded = settings.model_copy(update={"catch_up_h": 3.5})
     assert [plan.valid_time for plan in missed_plans(bounded, now)] == [newest - 3 * STEP, newest - STEP]
     assert missed_plans(settings.model_copy(update={"catch_up_h": 0.0}), now) == []
+    run_cycle(settings, newest - 7 * STEP - timedelta(minutes=13))  # that somebody asked for
+    assert len(missed_plans(settings, now)) == 4
 
 
 def test_a_new_system_has_missed_nothing(settings: Settings) -> None:

@@ -68,7 +68,7 @@ def check_cycle(settings: Settings, now: datetime) -> Iterator[Finding]:
     age = now - last.valid_time
     sentence = f"the last cycle is of {last.valid_time:%H:%MZ}, {duration(age.total_seconds())} ago"
     if age > LATE:
-        step = "see the last run of nowcast in the Prefect UI, then backfill what was missed"
+        step = "see the last run of nowcast in the Prefect UI; what was missed is run by catch-up afterwards"
         yield Finding("cycle", Level.FAULT, sentence, step, "nvisnowcastlate")
         return
     took_s = recorded(settings).value(names.LAST_CYCLE_DURATION)
