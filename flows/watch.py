@@ -20,15 +20,16 @@ from tasks.settings import load_settings
 _began_s: dict[UUID, float] = {}
 
 
-def start_clock(_flow: Flow[..., Any], run: FlowRun, _state: State[Any]) -> None:
-    _began_s.setdefault(run.id, time.monotonic())
+# Of a run whose process died the worker calls the hook, by the names of its arguments.
+def start_clock(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    _began_s.setdefault(flow_run.id, time.monotonic())
 
 
-def record_run(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
-    duration_s = time.monotonic() - _began_s.pop(run.id, time.monotonic())
+def record_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    duration_s = time.monotonic() - _began_s.pop(flow_run.id, time.monotonic())
     settings = load_settings()
     measure_run(settings, flow.name, state.type.value.lower(), duration_s)
-    is_live = flow.name == "nowcast" and run.parameters.get("valid_time") is None
+    is_live = flow.name == "nowcast" and flow_run.parameters.get("valid_time") is None
     if is_live and state.is_completed():
         beat(settings, datetime.now(UTC))
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 from pydantic import SecretStr
 
 from flows import watch
@@ -108,3 +108,16 @@ def test_only_a_nowcast_by_the_clock_that_succeeded_is_a_sign_of_life(
     watch.start_clock(a_flow, run, state)
     watch.record_run(a_flow, run, state)
     assert len(pings[1]) == n_pings
+
+
+def test_a_run_whose_process_died_is_counted_by_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's worker, which then speaks for the run, calls its hooks by the names of their arguments."""
+    settings = Settings(home=tmp_path)
+    monkeypatch.setattr(watch, "load_settings", lambda: settings)
+    run: Any = SimpleNamespace(id=uuid4(), parameters={})
+    land: Any = SimpleNamespace(name="land")
+    watch.record_run(flow=land, flow_run=run, state=Crashed())
+    counted = (settings.metrics_root / "flow-land.prom").read_text()
+    assert 'nvis_flow_runs_total{flow="land",outcome="crashed"} 1.0' in counted
