@@ -98,12 +98,10 @@ def deploy_system(
 
 def _ask(settings: Settings, api: str, method: str, path: str, **more: Any) -> Any:
     """What Prefect's server answers."""
-    auth = None
-    if settings.prefect_auth is not None:
-        user, _, password = settings.prefect_auth.get_secret_value().partition(":")
-        auth = (user, password)
     try:
-        answer = httpx.request(method, f"{api}{path}", auth=auth, timeout=ASK_TIMEOUT_S, **more)
+        answer = httpx.request(
+            method, f"{api}{path}", auth=settings.prefect_login, timeout=ASK_TIMEOUT_S, **more
+        )
         answer.raise_for_status()
     except httpx.HTTPError as error:
         raise StartError(

@@ -267,6 +267,14 @@ class Settings(BaseSettings):
         }
 
     @property
+    def prefect_login(self) -> tuple[str, str] | None:
+        """User and password that Prefect's server asks for, if it does."""
+        if self.prefect_auth is None:
+            return None
+        user, _, password = self.prefect_auth.get_secret_value().partition(":")
+        return user, password
+
+    @property
     def endpoint_urls(self) -> dict[str, str]:
         """URL by name of what others than `autonvis up` start."""
         return dict(pair.split("=", 1) for pair in self.endpoints.split())  # type: ignore[misc]

@@ -11,17 +11,19 @@ from uuid import UUID
 
 import httpx
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect.states import AwaitingRetry, Cancelled, Cancelling, Running
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Failed, Running
 from pydantic import SecretStr, ValidationError
 
 from autonvis.environment import make_home, prefect_environment
 from autonvis.system import WORK_POOL, deploy, start_prefect_server, start_worker
 from autonvis.worker import BEGUN_AT_MOST, WORKER, skip_missed_runs, take_over
 from services.processes import free_port
+from tasks.health.machine import check_errors
 from tasks.settings import Settings
 
 AUTH = "operator:a long password: with a colon"
@@ -72,6 +74,21 @@ def test_nobody_comes_in_without_the_password(
     user, _, password = AUTH.partition(":")
     assert httpx.post(f"{api}/deployments/filter", json={}, auth=(user, password)).status_code == 200
     assert client.read_deployments() == []  # as the commands ask, with the password of the settings
+
+
+def test_the_flight_check_sees_failed_runs_behind_the_password(
+    server: tuple[Settings, dict[str, str], SyncPrefectClient],
+) -> None:
+    settings, environment, client = server
+    run = client.create_flow_run(flow(name="broken")(lambda: None), state=Failed(message="the disk is gone"))
+    known = settings.model_copy(
+        update={"endpoints": f"prefect-server={environment['PREFECT_API_URL']}/health"}
+    )
+    (seen,) = check_errors(known, datetime.now(UTC))
+    assert seen.sentence == f"run {run.name} failed: the disk is gone"
+    (refused,) = check_errors(known.model_copy(update={"prefect_auth": None}), datetime.now(UTC))
+    assert "401 Unauthorized" in refused.sentence
+    client.delete_flow_run(run.id)
 
 
 def test_runs_of_a_lost_worker_are_begun_again_within_bounds(

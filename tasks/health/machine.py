@@ -97,7 +97,14 @@ def check_errors(settings: Settings, now: datetime) -> Iterator[Finding]:
                 f"see {settings.log_root / (process + '.log')}",
                 "nviserrorrate",
             )
-    failed = _failed_runs(settings, since)
+    try:
+        failed = _failed_runs(settings, since)
+    except httpx.HTTPStatusError as error:
+        refusal = f"Prefect's server does not list the runs that failed: {error.response.status_code} {error.response.reason_phrase}"
+        yield Finding(
+            *("errors", Level.WARNING, refusal), "is AUTONVIS_PREFECT_AUTH what the server was started with?"
+        )
+        return
     for run in failed[:SHOWN]:
         message = " ".join(str((run.get("state") or {}).get("message") or "").split())
         yield Finding(
@@ -119,7 +126,11 @@ def _logged_errors(path: Path, since: datetime) -> list[str]:
 
 
 def _failed_runs(settings: Settings, since: datetime) -> list[dict[str, Any]]:
-    """Runs that failed or crashed, newest first; none where no Prefect server answers, which is said elsewhere."""
+    """Runs that failed or crashed, newest first; none where no Prefect server answers, which is said elsewhere.
+
+    Raises:
+        httpx.HTTPStatusError: the server answers something else.
+    """
     health = endpoints(settings).get("prefect-server")
     if health is None:
         return []
@@ -133,9 +144,12 @@ def _failed_runs(settings: Settings, since: datetime) -> list[dict[str, Any]]:
     }
     try:
         answer = httpx.post(
-            f"{health.removesuffix('/health')}/flow_runs/filter", json=question, timeout=TIMEOUT_S
+            f"{health.removesuffix('/health')}/flow_runs/filter",
+            json=question,
+            auth=settings.prefect_login,
+            timeout=TIMEOUT_S,
         )
-        runs: list[dict[str, Any]] = answer.raise_for_status().json()
-    except httpx.HTTPError:
+    except httpx.RequestError:
         return []
+    runs: list[dict[str, Any]] = answer.raise_for_status().json()
     return runs
