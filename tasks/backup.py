@@ -31,6 +31,7 @@ from tasks.backup_manifest import MANIFEST, FileEntry, Kind, Manifest, Member, a
 from tasks.backup_members import gather_broker, gather_catalog, gather_logs, gather_secrets
 from tasks.backup_store import CHUNK_BYTES, STORE, BackupError, Changed, Destination
 from tasks.landing.mqtt import BrokerUnavailable, drain
+from tasks.metrics.runs import count_landed
 from tasks.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def drain_queue(settings: Settings) -> list[str]:
         drained = drain(settings.model_copy(update=bounds), wait_s=DRAIN_S)
     except (BrokerUnavailable, SettingsError) as error:
         return [f"what the broker has queued is not in it: {error}"]
+    count_landed(settings, {"mqtt": drained.n_messages})
     if not drained.is_empty:
         return [f"some of what the broker has queued is not in it: {DRAIN_S:g} s did not suffice to take it"]
     return []

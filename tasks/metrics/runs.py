@@ -43,19 +43,25 @@ def begin_counts(settings: Settings) -> None:
         Counter(*names.INFORMATION_GAIN, registry=registry)
 
 
+def count_landed(settings: Settings, landed: Mapping[str, int]) -> None:
+    """Counts observations that came by a door that counts nothing itself, MQTT messages and pulled items, by door."""
+    with ledger(settings, "landing") as registry:
+        observations = Counter(*names.OBSERVATIONS, ["door", "outcome"], registry=registry)
+        for door, number in landed.items():
+            observations.labels(door, "landed").inc(number)
+
+
 def measure_landing(
     settings: Settings, results: Sequence[CurationResult], landed: Mapping[str, int], n_pending: int
 ) -> None:
     """Counts what a run of land brought.
 
     Args:
-        landed: observations that came by a door that counts nothing itself, MQTT messages and pulled items, by door.
+        landed: as `count_landed`.
         n_pending: batches left for the next run.
     """
+    count_landed(settings, landed)
     with ledger(settings, "landing") as registry:
-        observations = Counter(*names.OBSERVATIONS, ["door", "outcome"], registry=registry)
-        for door, number in landed.items():
-            observations.labels(door, "landed").inc(number)
         curated = Counter(*names.CURATED, ["outcome"], registry=registry)
         quarantined = Counter(*names.QUARANTINED, ["reason"], registry=registry)
         for outcome in ("accepted", "duplicate", "quarantined"):

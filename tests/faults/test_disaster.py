@@ -84,6 +84,8 @@ def test_what_waits_in_the_queue_of_the_broker_is_in_the_increment(
         made = make_backup(settings, "increment")
         assert made.notes == []
         assert made.taken_at >= acknowledged_at
+        counted = (settings.metrics_root / "landing.prom").read_text()
+        assert 'nvis_observations_total{door="mqtt",outcome="landed"} 50.0' in counted
         catalog._open.cache_clear()
         shutil.rmtree(settings.home)
         restore(settings)
