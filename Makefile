@@ -63,10 +63,12 @@ sbom: setup  ## bills of materials (CycloneDX) of what the image holds: build/sb
 	$(BIN)/cyclonedx-py environment build/image --pyproject pyproject.toml --spec-version 1.6 --output-file build/sbom/python.cdx.json
 	$(BIN)/python infra/rust_sbom.py > build/sbom/rust.cdx.json
 
-# One file stays in one process: its tests share servers. Files keep their order, in which the long ones come first: by number of tests, the
-# default, the few long tests of the fault matrix would come last, one after the other.
+# One process more than cores: the tests wait for brokers, servers and disks a third of their time. One file stays in one process: its tests
+# share servers. Files keep their order, in which the long ones come first: by number of tests, the default, the few long tests of the fault
+# matrix would come last, one after the other.
+PYTEST_ALL := $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile --no-loadscope-reorder
 test: setup test-rust  ## all fast tests (15 minutes on 2 cores)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST_ALL)
 
 test-rust: setup
 	cargo test --quiet --release
@@ -90,7 +92,7 @@ bench-compare: setup  ## the short benchmarks against BASE (a branch or commit) 
 coverage: setup  ## how much of Rust and Python the tests run, into build/coverage
 	cargo llvm-cov --release --quiet --html --output-dir build/coverage/rust
 	cargo llvm-cov report --release --summary-only
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html:build/coverage/python
+	$(PYTEST_ALL) --cov --cov-report=term --cov-report=html:build/coverage/python
 
 audit: setup  ## known vulnerabilities of the dependencies, licences and sources of crates; 3: not everything could be looked at
 	$(BIN)/python .ci/audit.py
