@@ -88,11 +88,8 @@ docs: setup  ## the site of the documentation, into build/site; fails at a link 
 bench-compare: setup  ## the short benchmarks against BASE (a branch or commit) as a Markdown table; OUT=file
 	@$(BIN)/python .ci/bench_compare.py $(BASE) $(if $(OUT),--out '$(OUT)')
 
-# The kernel's own tests, and those of Python; both as HTML too. Needs cargo-llvm-cov and Rust's component llvm-tools.
-coverage: setup  ## how much of Rust and Python the tests run, into build/coverage
-	cargo llvm-cov --release --quiet --html --output-dir build/coverage/rust
-	cargo llvm-cov report --release --summary-only
-	$(PYTEST_ALL) --cov --cov-report=term --cov-report=html:build/coverage/python
+coverage: setup  ## how much of Rust and Python the tests run, into build/coverage; needs cargo-llvm-cov and Rust's llvm-tools
+	.ci/coverage
 
 audit: setup  ## known vulnerabilities of the dependencies, licences and sources of crates; 3: not everything could be looked at
 	$(BIN)/python .ci/audit.py

@@ -22,7 +22,7 @@ import psutil
 
 HOURS = 30.0
 """The window of a cycle."""
-CYCLES_PER_DAY, LANDINGS_PER_DAY, INCREMENTS_PER_DAY = 96, 1440, 288
+CYCLES_PER_DAY = 96
 ITEMS_PER_BATCH = 500
 
 
@@ -34,10 +34,15 @@ def main() -> None:
     )
     parser.add_argument("--hours", type=float, default=HOURS, help="of observations in the lake")
     parser.add_argument("--step", default="1", metavar="DEG", help="grid spacing")
+    parser.add_argument("--region", default="global", help="of the map: global, or south,west,north,east")
     arguments = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("AUTONVIS_", "PREFECT_"))]:
         del os.environ[name]
-    os.environ |= {"AUTONVIS_GRID_STEP_DEG": arguments.step, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    os.environ |= {
+        "AUTONVIS_GRID_STEP_DEG": arguments.step,
+        "AUTONVIS_REGION": arguments.region,
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+    }
     if arguments.minutes:
         print(json.dumps(watch_services(arguments.minutes)), flush=True)
     for n_sounders in arguments.sounders:
@@ -92,14 +97,14 @@ def memory_mb(process: psutil.Process) -> float:
 
 
 def measure(n_sounders: int, hours: float) -> dict[str, Any]:
-    """One network: what landing, cycles and increments of it take, beside a Prefect server that waits."""
+    """One network: what landing and cycles of it take, beside a Prefect server that waits."""
     from autonvis.environment import make_home, prefect_environment
     from autonvis.system import start_prefect_server
     from services.processes import free_port
-    from tasks.settings import Settings
+    from tasks.settings import load_settings
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(home=Path(folder) / "var")
+        settings = load_settings().model_copy(update={"home": Path(folder) / "var"})
         make_home(settings)
         environment = {**os.environ, "AUTONVIS_HOME": str(settings.home), **prefect_environment(settings)}
         server, url = start_prefect_server(settings, free_port())
@@ -122,37 +127,27 @@ def measure(n_sounders: int, hours: float) -> dict[str, Any]:
             while any(settings.spool_root.rglob("*.seg")):
                 run("land")
             inputs = size(settings.lake_root)
-            run("backup")
             run("nowcast", "--valid-time", (end - timedelta(hours=1)).isoformat())
             outputs, cycles = size(settings.lake_root, settings.products_root), []
             for minutes in (45, 30, 15):
                 cycles.append(run("nowcast", "--valid-time", (end - timedelta(minutes=minutes)).isoformat()))
             outputs = (size(settings.lake_root, settings.products_root) - outputs) / len(cycles)
             spool(settings, n_sounders, end, 1 / 60)
-            orchestration = size(settings.home / "prefect")
             landing = run("land")
-            orchestration = size(settings.home / "prefect") - orchestration
-            increment = run("backup", "--increment")
         finally:
             server.stop()
-    cycle_cpu_s = sorted(cpu for cpu, _ in cycles)[1]
     return {
         "name": "network",
         "n_sounders": n_sounders,
+        "region": settings.region,
+        "grid_step_deg": settings.grid_step_deg,
         "observations_per_day": round(n_items / hours * 24),
         "received_mb_per_day": round(inputs / hours * 24 / 1e6, 1),
         "computed_mb_per_day": round(outputs * CYCLES_PER_DAY / 1e6, 1),
-        "prefect_mb_per_day": round(max(orchestration, 0) * LANDINGS_PER_DAY / 1e6, 1),
-        "cycle_cpu_s": round(cycle_cpu_s, 1),
+        "cycle_cpu_s": round(sorted(cpu for cpu, _ in cycles)[1], 1),
         "cycle_peak_mb": round(max(memory for _, memory in cycles)),
         "landing_cpu_s": round(landing[0], 1),
         "landing_peak_mb": round(landing[1]),
-        "increment_cpu_s": round(increment[0], 1),
-        "cpu_h_per_day": round(
-            (cycle_cpu_s * CYCLES_PER_DAY + landing[0] * LANDINGS_PER_DAY + increment[0] * INCREMENTS_PER_DAY)
-            / 3600,
-            2,
-        ),
     }
 
 
