@@ -208,7 +208,7 @@ class Tour:
         began_s = time.perf_counter()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text], cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=400, check=False,
+            capture_output=True, text=True, timeout=800, check=False,
         )  # fmt: skip
         print(f"{time.perf_counter() - began_s:6.1f} s  {what}", flush=True)
         assert done.returncode == 0, f"{what}\n{text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -227,7 +227,7 @@ def test_the_commands_of_the_readme_run(tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_the_commands_of_all_pages_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     go(Tour(tmp_path_factory.mktemp("tour")), pages())
 
