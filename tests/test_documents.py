@@ -188,6 +188,7 @@ class Tour:
             "/mnt/backups": f"{self.folder}/backups",
             "/mnt/usb": f"{self.folder}/usb",
             "/srv/drill": f"{self.folder}/drill-{now:%H%M%S%f}",
+            "/srv/autonvis/var": f"{self.folder}/anew",
             "deployments/production.env": f"deployments/{self.folder.name}.env",
             "ENV=production": f"ENV={self.folder.name}",
             # 1 is a system that needs attention, as one that is minutes old does.
