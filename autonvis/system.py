@@ -26,6 +26,7 @@ WORK_POOL = "autonvis"
 SHARED = ("AUTONVIS_MQTT_URL", "AUTONVIS_PUBLIC_URL", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
 """What a command that joins the live system takes from it."""
 START_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 600.0
 FLUSH_TIMEOUT_S = 10.0
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -201,17 +202,24 @@ def run_python(arguments: list[str], environment: dict[str, str]) -> None:
     """Run a Python command to its end; its output is shown only when it fails.
 
     Raises:
-        StartError: it failed.
+        StartError: it failed, or was not done within COMMAND_TIMEOUT_S.
     """
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        cwd=PROJECT_ROOT,
-        timeout=START_TIMEOUT_S,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+            cwd=PROJECT_ROOT,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        said = b"".join(part for part in (error.stdout, error.stderr) if part).decode(errors="replace")
+        raise StartError(
+            f"{' '.join(arguments[1:])} took more than {COMMAND_TIMEOUT_S:.0f} s, and was ended; the machine may be too busy: "
+            f"run it again\n{said}"
+        ) from error
     if done.returncode:
         raise StartError(f"{' '.join(arguments[1:])} failed:\n{done.stdout}{done.stderr}")
 

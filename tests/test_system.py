@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from autonvis import system
 from autonvis.environment import STATE_FILE, running_system
 from autonvis.system import Process, StartError, choose_port, status
 from tasks.process_identity import started_s
@@ -43,3 +44,10 @@ def test_a_taken_port_is_named() -> None:
         with pytest.raises(StartError, match=f"port {port} is taken; set AUTONVIS_TCP_PORT"):
             choose_port(port, "AUTONVIS_TCP_PORT")
     assert choose_port(0, "AUTONVIS_TCP_PORT") > 0
+
+
+def test_a_command_that_takes_too_long_is_ended_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "COMMAND_TIMEOUT_S", 1.0)
+    hanging = "import time; print('half way', flush=True); time.sleep(60)"
+    with pytest.raises(StartError, match=r"took more than 1 s, and was ended(?s:.*)half way"):
+        system.run_python(["-c", hanging], {})
