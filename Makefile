@@ -63,11 +63,11 @@ sbom: setup  ## bills of materials (CycloneDX) of what the image holds: build/sb
 	$(BIN)/cyclonedx-py environment build/image --pyproject pyproject.toml --spec-version 1.6 --output-file build/sbom/python.cdx.json
 	$(BIN)/python infra/rust_sbom.py > build/sbom/rust.cdx.json
 
-# One process more than cores: the tests wait for brokers, servers and disks a third of their time. One file stays in one process: its tests
+# One process more than cores: the tests wait for brokers, servers and disks about as long as they compute. One file stays in one process: its tests
 # share servers. Files keep their order, in which the long ones come first: by number of tests, the default, the few long tests of the fault
 # matrix would come last, one after the other.
 PYTEST_ALL := $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist loadfile --no-loadscope-reorder
-test: setup test-rust  ## all fast tests (15 minutes on 2 cores)
+test: setup test-rust  ## all fast tests (9 minutes on 2 cores)
 	$(PYTEST_ALL)
 
 test-rust: setup
