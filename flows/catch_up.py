@@ -6,12 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.assets import materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import assets
+from flows.backfill import run_chunk
 from flows.watch import WATCHED
 from tasks import cycles, missed_cycles
 from tasks.metrics.runs import measure_missed
@@ -22,14 +21,6 @@ PATIENCE_S = 120.0
 
 wait = task(name="wait-until-landed", cache_policy=NO_CACHE)(missed_cycles.wait_until_landed)
 look = task(name="find-missed", cache_policy=NO_CACHE)(missed_cycles.missed_plans)
-run_chunk = materialize(
-    assets.ANALYSIS,
-    assets.VERIFICATION,
-    asset_deps=[assets.IONOGRAMS, assets.MEASUREMENTS],
-    name="run-cycles",
-    retries=1,
-    cache_policy=NO_CACHE,
-)(cycles.run_chunk)
 measure = task(name="measure-missed", cache_policy=NO_CACHE)(measure_missed)
 
 

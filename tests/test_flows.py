@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.backfill import backfill
 from flows.land import drain_mqtt, land
@@ -31,12 +30,6 @@ from tasks.simulation import simulate_network
 
 START = datetime(2026, 3, 20, tzinfo=UTC)
 END = START + timedelta(hours=30)
-
-
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

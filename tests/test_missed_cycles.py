@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.catch_up import catch_up
 from tasks import catalog, cycles, lake
@@ -20,12 +19,6 @@ from tasks.simulation import simulate_network
 from tests.small_root import checksums, land, run_cycle, spool
 
 STEP = timedelta(hours=1)
-
-
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

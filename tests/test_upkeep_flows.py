@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from autonvis.environment import prefect_environment
 from flows.backup import backup
@@ -21,12 +20,6 @@ from flows.restore import restore
 from flows.verify_backup import verify_backup
 from tasks.settings import Settings, load_settings
 from tests.small_root import checksums, make_root, observations, spool
-
-
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture
