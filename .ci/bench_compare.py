@@ -107,9 +107,10 @@ def run(root: Path, benchmark: tuple[str, ...], environment: Mapping[str, str]) 
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"git {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def main() -> None:

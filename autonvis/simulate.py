@@ -67,6 +67,8 @@ def simulate(
     Raises:
         SimulateError: the landing zone cannot be reached or refuses; ValueError: the network is none.
     """
+    if to is not None:
+        _sender(to)  # before the work
     sounders = draw_network(network.seed, network.region, network.n_by_tier)
     storm = None if network.storm_onset_h is None else Storm(network.storm_onset_h)
     truth = SimulatedTruth(network.seed, network.start, storm=storm)
@@ -130,22 +132,28 @@ def send(
     say: Callable[[str], None],
 ) -> None:
     """Send the items in order of time to one landing zone."""
-    scheme = urlsplit(to).scheme
-    senders = {
-        "http": _by_http, "https": _by_http, "tcp": _by_tcp, "tls": _by_tcp, "mqtt": _by_mqtt, "mqtts": _by_mqtt
-    }  # fmt: skip
-    if scheme not in senders:
-        raise SimulateError(
-            f"--to {to!r} is not http://, https://, tcp://, tls://, mqtt:// or mqtts:// with host and port"
-        )
+    sender = _sender(to)
     batches = list(_batches(items, pace))
     try:
-        n_sent = senders[scheme](batches, sounders, to, out, say)
+        n_sent = sender(batches, sounders, to, out, say)
     except (OSError, httpx.HTTPError) as error:
         raise SimulateError(f"{to} cannot be reached: {error}") from error
     say(f"{to}: {n_sent} of {len(items)} measurements accepted")
     if n_sent < len(items):
         raise SimulateError(f"{to} refused {len(items) - n_sent} measurements; the reasons are printed above")
+
+
+def _sender(to: str) -> Callable[..., int]:
+    """What sends to such an address."""
+    senders: dict[str, Callable[..., int]] = {
+        "http": _by_http, "https": _by_http, "tcp": _by_tcp, "tls": _by_tcp, "mqtt": _by_mqtt, "mqtts": _by_mqtt
+    }  # fmt: skip
+    sender = senders.get(urlsplit(to).scheme)
+    if sender is None:
+        raise SimulateError(
+            f"--to {to!r} is not http://, https://, tcp://, tls://, mqtt:// or mqtts:// with host and port"
+        )
+    return sender
 
 
 def _batches(items: list[Item], pace: float | None) -> Iterator[tuple[float, str, list[Item]]]:
