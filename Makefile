@@ -17,7 +17,7 @@ $(VENV)/.python: constraints.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo 'cannot create $(VENV): on Debian, apt-get install python3-venv' >&2; exit 1; }
 	@echo 'installing the pinned Python dependencies'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .  # setuptools warns of every such install
 	@touch $@
 
 $(VENV)/.rust: $(VENV)/.python $(RUST_SOURCES)
